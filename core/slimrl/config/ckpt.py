@@ -1,0 +1,22 @@
+"""CKPT_ARGS: where the model comes from and where checkpoints go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class CkptConfig:
+    """Checkpoint loading and saving."""
+
+    hf_checkpoint: Path | None = None
+    """Hugging Face checkpoint folder: tokenizer, model shape and, where nothing else is loaded, the weights. Required."""
+    ref_load: Path | None = None
+    """Reference model (HF folder or a checkpoint of slimrl) for the KL loss, and the first weights where --load holds no checkpoint. Default: --hf-checkpoint."""
+    load: Path | None = None
+    """Folder of checkpoints to resume from; usually the same as --save. Where it holds none, training starts from --ref-load or --hf-checkpoint."""
+    save: Path | None = None
+    """Folder that checkpoints are written to. Default: checkpoints/ in the run folder."""
+    save_interval: int | None = None
+    """Rollout steps between checkpoints. Unset: one checkpoint at the end if --save is given, and one on Ctrl-C."""

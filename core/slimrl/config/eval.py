@@ -1,0 +1,31 @@
+"""EVAL_ARGS: evaluation while training; what is unset is taken from the rollout's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation on held-out prompts."""
+
+    eval_interval: int | None = None
+    """Rollout steps between evaluations; also one before the first step and one after the last."""
+    eval_prompt_data: tuple[str, ...] = ()
+    """Data sets as pairs: name path [name path ...]."""
+    n_samples_per_eval_prompt: int = 1
+    """Responses per evaluation prompt."""
+    eval_input_key: str | None = None
+    """Key of the prompt. Default: --input-key."""
+    eval_label_key: str | None = None
+    """Key of the ground truth. Default: --label-key."""
+    eval_max_response_len: int | None = None
+    """New tokens at most in one response. Default: --rollout-max-response-len."""
+    eval_temperature: float | None = None
+    """Sampling temperature; 0 is greedy. Default: --rollout-temperature."""
+    eval_top_p: float | None = None
+    """Nucleus sampling threshold. Default: --rollout-top-p."""
+    eval_top_k: int | None = None
+    """Sample among the k likeliest tokens. Default: --rollout-top-k."""
+    skip_eval_before_train: bool = False
+    """Leave out the evaluation before the first step."""

@@ -1,0 +1,30 @@
+"""GRPO_ARGS: advantages and the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class GrpoConfig:
+    """Advantage estimation and the policy loss."""
+
+    advantage_estimator: str = "grpo"
+    """Advantage estimator: a name an installed plugin offers."""
+    disable_grpo_std_normalization: bool = False
+    """Only centre the rewards of a group; do not divide by their standard deviation."""
+    eps_clip: float = 0.2
+    """Clip range of the probability ratio below 1."""
+    eps_clip_high: float | None = None
+    """Clip range of the probability ratio above 1. Default: --eps-clip."""
+    use_kl_loss: bool = False
+    """Measure the KL divergence from the reference model; it joins the loss with --kl-loss-coef above 0."""
+    kl_loss_coef: float = 0.0
+    """Weight of the KL divergence in the loss; 0 only monitors it."""
+    kl_loss_type: Literal["k1", "k2", "k3", "low_var_kl"] = "k1"
+    """Estimator of the KL divergence (Schulman 2020); low_var_kl is k3 clamped to [-10, 10]."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus in the loss."""
+    calculate_per_token_loss: bool = False
+    """Average the loss over all tokens instead of over rollouts."""

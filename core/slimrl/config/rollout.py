@@ -1,0 +1,68 @@
+"""ROLLOUT_ARGS: prompts, batch sizes, sampling and rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Data generation: prompts, batch sizes, sampling and the reward."""
+
+    prompt_data: Path | None = None
+    """JSONL file of prompts. Required."""
+    input_key: str = "input"
+    """Key of the prompt in a row: a string or a list of chat messages."""
+    label_key: str | None = None
+    """Key of the ground truth in a row, given to the reward."""
+    metadata_key: str = "metadata"
+    """Key of a row's metadata (an object), given to the reward; rows may lack it."""
+    apply_chat_template: bool = False
+    """Wrap prompts in the tokenizer's chat template; a string becomes one user message."""
+    rollout_shuffle: bool = False
+    """Shuffle the prompts anew in every epoch."""
+    rollout_seed: int = 42
+    """Seed of shuffling and of every sample's own sampling seed."""
+    rollout_batch_size: int | None = None
+    """Prompts (groups) per rollout. Required."""
+    n_samples_per_prompt: int = 1
+    """Responses per prompt: the size of one group."""
+    global_batch_size: int | None = None
+    """Samples per optimizer step. Derived when unset: rollout_batch_size x n_samples_per_prompt / num_steps_per_rollout."""
+    num_steps_per_rollout: int | None = None
+    """Optimizer steps per rollout. Derived when --global-batch-size is given, else 1."""
+    num_rollout: int | None = None
+    """Rollouts (steps) in all: the length of training. Required unless --num-epoch is given."""
+    num_epoch: int | None = None
+    """Passes over the prompts; sets --num-rollout when that is unset."""
+    rollout_max_response_len: int | None = None
+    """New tokens at most in one response. Required."""
+    rollout_max_prompt_len: int | None = None
+    """Prompt tokens at most; longer prompts are an error that names the row."""
+    rollout_temperature: float = 1.0
+    """Sampling temperature; also divides the trainer's logits."""
+    rollout_top_p: float = 1.0
+    """Nucleus sampling threshold."""
+    rollout_top_k: int = -1
+    """Sample among the k likeliest tokens; -1: all."""
+    rollout_stop: tuple[str, ...] = ()
+    """Strings that end a response."""
+    rollout_stop_token_ids: tuple[int, ...] = ()
+    """Token ids that end a response, beside the model's own end tokens."""
+    over_sampling_batch_size: int | None = None
+    """Prompts in flight at once while a batch is filled, at least --rollout-batch-size; the surplus is kept for the next rollout."""
+    dynamic_sampling_filter_path: str | None = None
+    """Filter that drops finished groups: a name, pkg.mod:attr or file.py:attr."""
+    max_sampling_rounds: int = 16
+    """Give up when this many times --rollout-batch-size groups were finished without filling one batch."""
+    buffer_filter_path: str = "pop_first"
+    """How kept-over groups leave the buffer: a name, pkg.mod:attr or file.py:attr."""
+    custom_generate_function_path: str = "single_turn"
+    """Generator that fills a sample: a name, pkg.mod:attr or file.py:attr."""
+    rm_type: str | None = None
+    """Reward by name, as an installed plugin offers it (`math`)."""
+    custom_rm_path: str | None = None
+    """Reward by reference: pkg.mod:attr, pkg.mod.attr or file.py:attr. Overrides --rm-type."""
+    reward_key: str | None = None
+    """Which of a reward's named components is trained on."""
