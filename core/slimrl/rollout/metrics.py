@@ -1,0 +1,60 @@
+"""What a filled batch says of itself, as numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from slimrl.rollout.loop import Filled
+from slimrl.types import Group, Status
+
+
+def rollout_metrics(filled: Filled, version: int) -> dict[str, float]:
+    """Rewards, lengths, drops and failures of one batch; `version` is the newest weight version."""
+    samples = [s for group in filled.kept for s in group]
+    lengths = np.array([len(s.tokens) for s in samples])
+    metrics = {
+        "rollout/groups": len(filled.kept),
+        "rollout/groups_finished": filled.finished,
+        "rollout/response_len_mean": lengths.mean(),
+        "rollout/response_len_max": lengths.max(),
+        "rollout/truncated_ratio": np.mean([s.status is Status.TRUNCATED for s in samples]),
+        "rollout/failed_samples": sum(s.status is Status.FAILED for s in samples),
+        "rollout/unscored_ratio": np.mean([s.value is None for s in samples]),
+        "rollout/zero_std_groups": sum(_is_flat(group) for group in filled.kept),
+        "rollout/staleness_max": version - min((s.weight_versions[0] for s in samples if s.tokens), default=version),
+        "rollout/generate_seconds_max": max(s.generate_seconds for s in samples),
+        "rollout/num_tokens": lengths.sum(),
+    }
+    metrics |= _rewards(filled)
+    metrics |= _components(filled.kept)
+    dropped = Counter(g.verdict.reason or "unnamed" for g in filled.dropped if g.verdict)
+    metrics |= {f"rollout/filter_dropped_{reason}": count for reason, count in dropped.items()}
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _rewards(filled: Filled) -> dict[str, float]:
+    kept = [s.value for group in filled.kept for s in group if s.value is not None]
+    everything = kept + [s.value for group in filled.dropped for s in group if s.value is not None]
+    return {
+        "rollout/reward_mean": float(np.mean(kept)),
+        "rollout/reward_std": float(np.std(kept)),
+        # before the filter: what the policy really earns
+        "rollout/reward_mean_unfiltered": float(np.mean(everything)),
+    }
+
+
+def _components(groups: Sequence[Group]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for group in groups:
+        for sample in group:
+            for name, value in (sample.score.components if sample.score else {}).items():
+                values.setdefault(name, []).append(value)
+    return {f"rollout/reward_{name}_mean": float(np.mean(v)) for name, v in values.items()}
+
+
+def _is_flat(group: Group) -> bool:
+    values = {s.value for s in group if s.value is not None}
+    return len(values) < 2
