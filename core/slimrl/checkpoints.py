@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from slimrl.errors import CheckpointError
 from slimrl.observe.run_dir import write_atomically
 
 LATEST = "latest_checkpointed_iteration.txt"
-COMPLETE = "complete"
+COMPLETE = "complete.json"
+"""Written last: a folder that holds it is whole; says which step and which run folder it belongs to."""
 _NAME = re.compile(r"iter_(\d{7})")
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: the steps its weights have seen, and what they are loaded from."""
+
+    step: int = 0
+    checkpoint: Path | None = None
+    run: Path | None = None
+    """The run folder that the checkpoint belongs to."""
+
+
 @contextmanager
-def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
+def new_checkpoint(folder: Path, step: int, run: Path) -> Iterator[Path]:
     """An empty folder to fill; on leaving it becomes `iter_STEP` and the newest checkpoint, or vanishes on error."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"iter_{step:07d}"
@@ -29,7 +42,7 @@ def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    (scratch / COMPLETE).touch()
+    (scratch / COMPLETE).write_text(json.dumps({"step": step, "run": str(run.resolve())}))
     if final.exists():  # saved before at the same step: replace it
         stale = folder / f".{final.name}.old"
         shutil.rmtree(stale, ignore_errors=True)
@@ -60,3 +73,21 @@ def latest_checkpoint(folder: Path | None) -> Path | None:
             "restore it or remove the file to start anew"
         )
     return None
+
+
+def find_start(folder: Path | None) -> Start:
+    """Go on from the newest checkpoint of a folder, or start anew where it holds none.
+
+    Raises CheckpointError as `latest_checkpoint` does, or when the checkpoint cannot be read.
+    """
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint is None:
+        return Start()
+    try:
+        said = json.loads((checkpoint / COMPLETE).read_text())
+        run = Path(said["run"])
+        return Start(int(said["step"]), checkpoint, run if run.is_dir() else None)
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{checkpoint / COMPLETE} is damaged ({error}); remove {checkpoint} to use the one before it"
+        ) from error

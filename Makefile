@@ -1,0 +1,38 @@
+# make demo | make test | make lint | make bench | make test-sglang
+# Everything runs in a virtual environment that the first target makes; only Python 3.11+ and pip must be there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODEL := smollm2-135m
+
+.PHONY: demo test lint bench test-sglang clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/slimrl train --config examples/arithmetic/demo.toml --hf-checkpoint "$$($(BIN)/slimrl model fetch $(MODEL))"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/transport.py
+	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/step.py
+
+test-sglang: $(VENV)/.installed
+	tests/sglang/setup.sh .venv-sglang
+	SLIMRL_SGLANG_VENV=.venv-sglang $(BIN)/python -m pytest -m sglang tests/contract
+
+clean:
+	rm -rf $(VENV) .venv-sglang runs

@@ -1,0 +1,175 @@
+"""The three Ray actors of a run, each a thin shell around a class that knows nothing of Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
+from slimrl.observe.logs import log_to
+from slimrl.observe.run_dir import RunDir
+from slimrl.registry.plugin_set import PluginOptionValues, PluginReferences, resolve_all
+from slimrl.rollout.settings import RolloutSettings
+from slimrl.types import TrainBatch, TrainReport
+
+if TYPE_CHECKING:
+    from slimrl.engines.process import EngineProcess
+    from slimrl.megatron.trainer import MegatronTrainer
+    from slimrl.rollout.manager import RolloutManager
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the engine is started, or where it already is."""
+
+    model_path: Path
+    device: str
+    dtype: str
+    num_threads: int
+    max_running_requests: int
+    deterministic: bool
+    random_seed: int
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """What the trainer reads of the configuration."""
+
+    ckpt: CkptConfig
+    model: ModelConfig
+    grpo: GrpoConfig
+    optimizer: OptimizerConfig
+    perf: PerfConfig
+    rollout_temperature: float
+    num_steps_per_rollout: int
+    global_batch_size: int
+    total_steps: int
+    device: str
+    dtype: str
+    num_threads: int
+    seed: int
+    deterministic: bool
+
+
+@dataclass(frozen=True)
+class PluginPass:
+    """What every process needs to hold the same plugins as the driver; `fingerprint` proves it."""
+
+    references: PluginReferences
+    options: PluginOptionValues
+    fingerprint: str
+
+
+class EngineActor:
+    """Starts an engine server and keeps it; the server is a process of its own that anything can speak HTTP to."""
+
+    def __init__(self, settings: EngineSettings, logs: Path) -> None:
+        from slimrl.engines.process import EngineProcess, embedded_command
+
+        self._process: EngineProcess = EngineProcess(embedded_command(settings, logs), logs / "engine.log")
+
+    def start(self) -> str:
+        """Start the server; returns its URL once it answers."""
+        self._process.start()
+        return self._process.url
+
+    def stop(self) -> None:
+        """End the server."""
+        self._process.stop()
+
+
+class ManagerActor:
+    """The rollout manager in a process of its own."""
+
+    def __init__(self, settings: RolloutSettings, plugins: PluginPass, run: Path, *, start: int) -> None:
+        log_to(RunDir(run).logs / "manager.log")
+        self._settings = settings
+        self._plugins = resolve_all(plugins.references, plugins.options, fingerprint=plugins.fingerprint)
+        self._run = RunDir(run)
+        self._start = start
+
+    async def connect(self, engine_url: str, checkpoint: Path | None) -> None:
+        """Read the data, warm the reward's workers, go on from a checkpoint."""
+        from slimrl.rollout.manager import open_manager
+
+        self._manager: RolloutManager = await open_manager(
+            self._settings, self._plugins, engine_url, self._run, start=self._start
+        )
+        if checkpoint is not None:
+            self._manager.restore(checkpoint)
+
+    async def generate(self, step: int) -> tuple[TrainBatch, dict[str, float]]:
+        """One batch and its metrics."""
+        return await self._manager.generate(step)
+
+    async def evaluate(self) -> dict[str, float]:
+        """Metrics of the evaluation sets."""
+        return await self._manager.evaluate()
+
+    async def record(self, step: int, metrics: Mapping[str, float], report: TrainReport, batch: TrainBatch) -> None:
+        """Write a trained step into the run folder."""
+        self._manager.record(step, metrics, report, batch)
+
+    async def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics that belong to no trained step."""
+        self._manager.log(step, metrics)
+
+    async def save(self, folder: Path) -> None:
+        """Write data position and buffer."""
+        self._manager.save(folder)
+
+    async def close(self) -> None:
+        """End workers, client and trackers."""
+        await self._manager.close()
+
+
+class TrainerActor:
+    """The trainer in a process of its own."""
+
+    def __init__(self, settings: TrainerSettings, plugins: PluginPass, run: Path) -> None:
+        log_to(RunDir(run).logs / "trainer.log")
+        plugin_set = resolve_all(plugins.references, plugins.options, fingerprint=plugins.fingerprint)
+        self._settings = settings
+        self._advantage = plugin_set.advantage
+
+    def connect(self, engine_url: str, external: bool, scratch: Path, checkpoint: Path | None) -> None:
+        """Build the model, load its weights, and find the way to the engine."""
+        from slimrl.megatron.trainer import MegatronTrainer
+        from slimrl.sync import open_transport
+
+        s = self._settings
+        self._trainer: MegatronTrainer = MegatronTrainer(
+            s.ckpt,
+            s.model,
+            s.rollout_temperature,
+            s.grpo,
+            s.optimizer,
+            s.perf,
+            num_steps_per_rollout=s.num_steps_per_rollout,
+            global_batch_size=s.global_batch_size,
+            total_steps=s.total_steps,
+            advantage=self._advantage,
+            transport=open_transport(
+                engine_url, external=external, scratch=scratch, hf_checkpoint=s.ckpt.hf_checkpoint
+            ),
+            device=s.device,
+            dtype=s.dtype,
+            num_threads=s.num_threads,
+            seed=s.seed,
+            deterministic=s.deterministic,
+        )
+        self._trainer.load(checkpoint)
+
+    def train(self, batch: TrainBatch) -> TrainReport:
+        """All optimizer steps of one rollout."""
+        return self._trainer.train(batch)
+
+    def publish(self, version: int) -> Mapping[str, float]:
+        """Send the weights to the engine."""
+        return self._trainer.publish(version)
+
+    def save(self, folder: Path) -> None:
+        """Write model, optimizer and random states."""
+        self._trainer.save(folder)

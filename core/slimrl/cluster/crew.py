@@ -1,0 +1,111 @@
+"""The processes of a run as one object: the loop calls methods, Ray stays in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from slimrl.cluster.actors import (
+    EngineActor,
+    EngineSettings,
+    ManagerActor,
+    PluginPass,
+    TrainerActor,
+    TrainerSettings,
+)
+from slimrl.cluster.placement import place
+from slimrl.errors import SlimrlError, TrainError
+from slimrl.rollout.settings import RolloutSettings
+from slimrl.types import TrainReport
+
+
+class BatchRef(Protocol):
+    """A TrainBatch in Ray's object store."""
+
+
+@dataclass(frozen=True)
+class CrewSettings:
+    """Everything the processes are started with."""
+
+    engine: EngineSettings | str
+    """How to start the embedded engine, or the URL of one that runs already."""
+    rollout: RolloutSettings
+    trainer: TrainerSettings
+    plugins: PluginPass
+    run: Path
+    checkpoint: Path | None
+    start: int
+
+
+class Crew:
+    """Engine, rollout manager and trainer; each method waits for the process that does it."""
+
+    def __init__(self, ray: Any, settings: CrewSettings) -> None:
+        use_gpu = settings.trainer.device == "cuda"
+        on_engine, on_trainer, on_manager = place(ray, 3, use_gpu=use_gpu)
+        self._ray = ray
+        self._logs = settings.run / "logs"
+        s = settings
+        self._trainer = ray.remote(TrainerActor).options(**on_trainer).remote(s.trainer, s.plugins, s.run)
+        self._manager = (
+            ray.remote(ManagerActor).options(**on_manager).remote(s.rollout, s.plugins, s.run, start=s.start)
+        )
+        self._engine = None
+        if isinstance(s.engine, EngineSettings):
+            self._engine = ray.remote(EngineActor).options(**on_engine).remote(s.engine, self._logs)
+        url = s.engine if isinstance(s.engine, str) else self._wait(self._engine.start.remote())  # type: ignore[union-attr]
+        self._wait(
+            [
+                self._manager.connect.remote(url, s.checkpoint),
+                self._trainer.connect.remote(url, self._engine is None, s.run / "weights", s.checkpoint),
+            ]
+        )
+
+    def generate(self, step: int) -> tuple[BatchRef, dict[str, float]]:
+        """The batch of one step, by reference, and its metrics."""
+        batch, metrics = self._manager.generate.options(num_returns=2).remote(step)
+        return batch, self._wait(metrics)
+
+    def train(self, batch: BatchRef) -> TrainReport:
+        """All optimizer steps of one rollout."""
+        return self._wait(self._trainer.train.remote(batch))  # type: ignore[no-any-return]  # Ray has no types
+
+    def publish(self, version: int) -> Mapping[str, float]:
+        """Give the engine the trainer's weights."""
+        return self._wait(self._trainer.publish.remote(version))  # type: ignore[no-any-return]
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the evaluation sets."""
+        return self._wait(self._manager.evaluate.remote())  # type: ignore[no-any-return]
+
+    def record(self, step: int, metrics: Mapping[str, float], report: TrainReport, batch: BatchRef) -> None:
+        """Write a trained step into the run folder."""
+        self._wait(self._manager.record.remote(step, metrics, report, batch))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics that belong to no trained step."""
+        self._wait(self._manager.log.remote(step, metrics))
+
+    def save(self, folder: Path) -> None:
+        """Write everything that a resumed run needs."""
+        self._wait([self._trainer.save.remote(folder), self._manager.save.remote(folder)])
+
+    def close(self) -> None:
+        """End all processes; an engine that was there before stays."""
+        self._wait(self._manager.close.remote())
+        if self._engine is not None:
+            self._wait(self._engine.stop.remote())
+
+    def _wait(self, references: Any) -> Any:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return self._ray.get(references)
+        except RayTaskError as error:
+            if isinstance(error.cause, SlimrlError):
+                raise error.cause from None  # the remote traceback is in the log; the user reads the message
+            raise
+        except RayActorError as error:
+            raise TrainError(f"a process of the run died: {error}; its log is in {self._logs}") from error

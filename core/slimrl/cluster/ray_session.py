@@ -1,0 +1,64 @@
+"""Ray: a private instance on this machine, or a cluster that exists already."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from slimrl.errors import UsageError
+
+OBJECT_STORE_BYTES = 256 * 2**20
+
+
+@contextmanager
+def ray_session(address: str | None, *, num_threads: int) -> Iterator[Any]:
+    """The ray module, connected; disconnects (and ends a private instance) on leaving.
+
+    Raises UsageError when the cluster at `address` cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # idle workers cost 100 MB each
+    import ray
+
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+        "runtime_env": {"env_vars": worker_environment(num_threads)},
+        "configure_logging": False,
+    }
+    if address is None:
+        ray.init(
+            **common,
+            include_dashboard=False,
+            num_cpus=max(os.cpu_count() or 1, 2),
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",  # nothing listens beyond loopback
+        )
+    else:
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"--ray-address {address}: no Ray cluster answers there ({error}); start one with "
+                "`ray start --head`, or leave the flag out for a private one"
+            ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def worker_environment(num_threads: int) -> dict[str, str]:
+    """Environment of the actors: threads, imports as the driver sees them, no hub."""
+    return {
+        "OMP_NUM_THREADS": str(num_threads),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }

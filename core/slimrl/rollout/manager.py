@@ -1,0 +1,171 @@
+"""The rollout manager: owns prompts, buffer, plugins and the engine client; hands out batches, keeps the record."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+from slimrl.data.buffer import Buffer
+from slimrl.data.encoder import PromptEncoder
+from slimrl.data.prompts import PromptFile, PromptKeys
+from slimrl.data.source import PromptSource
+from slimrl.engines.client import HttpEngineClient
+from slimrl.observe.rollout_file import write_rollout
+from slimrl.observe.run_dir import RunDir, write_atomically
+from slimrl.protocols import Tracker
+from slimrl.registry.plugin_set import PluginSet
+from slimrl.rollout.batch import make_batch
+from slimrl.rollout.evaluate import EvalSet, encode_all, eval_metrics, evaluate
+from slimrl.rollout.loop import Filled, FillSettings, Produce, fill
+from slimrl.rollout.metrics import rollout_metrics
+from slimrl.rollout.produce import produce
+from slimrl.rollout.settings import RolloutSettings
+from slimrl.scoring.scorer import Scorer
+from slimrl.types import SamplingParams, TrainBatch, TrainReport
+
+logger = logging.getLogger(__name__)
+
+STATE = "rollout.json"
+
+
+class RolloutManager:
+    """Fills batches, evaluates, and writes what happened into the run folder."""
+
+    def __init__(
+        self,
+        settings: RolloutSettings,
+        plugins: PluginSet,
+        engine: HttpEngineClient,
+        scorer: Scorer,
+        run: RunDir,
+        trackers: Sequence[Tracker],
+        resources: AsyncExitStack,
+    ) -> None:
+        config = settings.rollout
+        encoder = PromptEncoder(
+            settings.hf_checkpoint,
+            apply_chat_template=config.apply_chat_template,
+            max_prompt_len=config.rollout_max_prompt_len,
+        )
+        self._settings = settings
+        self._plugins = plugins
+        self._engine = engine
+        self._scorer = scorer
+        self._run = run
+        self._trackers = trackers
+        self._resources = resources
+        self.source = PromptSource(
+            PromptFile(settings.prompt_data, PromptKeys(config.input_key, config.label_key, config.metadata_key)),
+            encoder.encode,
+            group_size=config.n_samples_per_prompt,
+            shuffle=config.rollout_shuffle,
+            seed=config.rollout_seed,
+        )
+        self.buffer = Buffer(plugins.buffer_filter)
+        self._eval_sets = read_eval_sets(settings, encoder)
+        self._last: Filled | None = None
+
+    async def generate(self, step: int) -> tuple[TrainBatch, dict[str, float]]:
+        """The batch of one step and its metrics; raises RolloutError when it cannot be filled."""
+        config = self._settings.rollout
+        wanted = self._settings.batch_size
+        filled = await fill(
+            self.source,
+            self.buffer,
+            self._produce(self._settings.sampling()),
+            self._plugins.dynamic_filter,
+            FillSettings(
+                wanted=wanted,
+                in_flight=config.over_sampling_batch_size or wanted,
+                max_finished=wanted * config.max_sampling_rounds,
+                in_order=self._settings.deterministic,
+            ),
+        )
+        self._last = filled
+        return make_batch(step, filled.kept), rollout_metrics(filled, version=step)
+
+    async def evaluate(self) -> dict[str, float]:
+        """Metrics of every evaluation set under the engine's current weights."""
+        metrics: dict[str, float] = {}
+        for eval_set in self._eval_sets:
+            groups = await evaluate(eval_set.groups(), self._produce(eval_set.sampling))
+            metrics |= eval_metrics(eval_set.name, groups)
+        return metrics
+
+    def _produce(self, sampling: SamplingParams) -> Produce:
+        return partial(
+            produce,
+            generate=self._plugins.generate,
+            engine=self._engine,
+            score=self._scorer.score,
+            sampling=sampling,
+        )
+
+    def record(self, step: int, metrics: Mapping[str, float], report: TrainReport, batch: TrainBatch) -> None:
+        """Write a trained step into the run folder: its samples with their advantages, and its metrics."""
+        assert self._last is not None, "record follows generate"
+        advantages = dict(zip(batch.sample_ids.tolist(), report.advantages.tolist(), strict=True))
+        groups = sorted(self._last.kept + self._last.dropped, key=lambda g: g.group_id)
+        write_rollout(self._run.rollouts, step, groups, advantages)
+        self.log(step, metrics)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write one step's metrics to the run folder and the trackers."""
+        self._run.log_metrics(step, metrics)
+        for tracker in self._trackers:
+            tracker.log(step, metrics)
+
+    def save(self, folder: Path) -> None:
+        """Write data position and buffer into a checkpoint."""
+        state = {"source": self.source.state(), "buffer": self.buffer.state()}
+        write_atomically(folder / STATE, json.dumps(state, default=str))
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint's data position and buffer."""
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        self.source.restore(state["source"])
+        self.buffer.restore(state["buffer"])
+
+    async def close(self) -> None:
+        """End the reward's workers, the client and the trackers."""
+        await self._resources.aclose()
+
+
+def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[EvalSet]:
+    """The evaluation sets that the configuration names, read and encoded."""
+    config, rollout = settings.eval, settings.rollout
+    keys = PromptKeys(
+        config.eval_input_key or rollout.input_key, config.eval_label_key or rollout.label_key, rollout.metadata_key
+    )
+    pairs = zip(config.eval_prompt_data[::2], config.eval_prompt_data[1::2], strict=True)
+    return [
+        EvalSet(
+            name=name,
+            rows=encode_all(PromptFile(Path(path), keys), encoder.encode),
+            sampling=settings.eval_sampling(),
+            group_size=config.n_samples_per_eval_prompt,
+            seed=rollout.rollout_seed,
+        )
+        for name, path in pairs
+    ]
+
+
+async def open_manager(
+    settings: RolloutSettings, plugins: PluginSet, engine_url: str, run: RunDir, *, start: int
+) -> RolloutManager:
+    """A manager with its client, reward workers and trackers running; `close` ends them."""
+    resources = AsyncExitStack()
+    engine = await resources.enter_async_context(HttpEngineClient(engine_url, concurrency=settings.concurrency))
+    scorer = await resources.enter_async_context(Scorer(plugins))
+    trackers: list[Tracker] = []
+    if settings.use_tensorboard:
+        from slimrl.observe.trackers.tensorboard import TensorBoardTracker
+
+        trackers.append(TensorBoardTracker(run.tensorboard, purge_step=start))
+    for tracker in trackers:
+        resources.callback(tracker.close)
+    return RolloutManager(settings, plugins, engine, scorer, run, trackers, resources)

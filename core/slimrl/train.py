@@ -1,0 +1,185 @@
+"""The loop: evaluate, generate, train, sync, save."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from slimrl.checkpoints import Start, find_start, new_checkpoint
+from slimrl.cluster.actors import EngineSettings, PluginPass, TrainerSettings
+from slimrl.cluster.crew import Crew, CrewSettings
+from slimrl.cluster.ray_session import ray_session
+from slimrl.config import Config
+from slimrl.config.flags import Origins
+from slimrl.config.plan import Plan
+from slimrl.config.toml import to_toml
+from slimrl.errors import UsageError
+from slimrl.interrupt import Interrupt
+from slimrl.observe.clock import StepClock
+from slimrl.observe.cpu import CpuMeter
+from slimrl.observe.curve import draw_reward_curve
+from slimrl.observe.progress import StepProgress
+from slimrl.observe.run_dir import RunDir, write_atomically
+from slimrl.registry.plugin_set import PluginSet
+from slimrl.rollout.settings import RolloutSettings
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended."""
+
+    run: RunDir
+    step: int
+    """Steps that the weights have seen."""
+    interrupted: bool
+    checkpoint: Path | None
+    """The folder of checkpoints, if any was written."""
+
+
+def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progress: StepProgress) -> Finished:
+    """Train from step `start` to the end or to Ctrl-C."""
+    checkpoints = config.ckpt.save or run.checkpoints
+    wants_checkpoints = config.ckpt.save is not None or config.ckpt.save_interval is not None
+    step = saved = start
+    cpu = CpuMeter()
+    crew.publish(version=start)
+    with Interrupt(progress.say) as interrupt:
+        while step < plan.num_rollout and not interrupt.asked:
+            if is_eval_due(config, step):
+                evaluate(crew, step, progress)
+            clock = StepClock(cpu)
+            with clock.phase("generate", progress):
+                batch, rollout_metrics = crew.generate(step)
+            with clock.phase("train", progress):
+                report = crew.train(batch)
+            with clock.phase("sync", progress):
+                sync_metrics = crew.publish(version=step + 1)
+            metrics = {**rollout_metrics, **report.metrics, **sync_metrics, **clock.metrics(rollout_metrics)}
+            crew.record(step, metrics, report, batch)
+            progress.step_done(step, metrics)
+            step += 1
+            if config.ckpt.save_interval and step % config.ckpt.save_interval == 0:
+                saved = save(crew, checkpoints, step, run, progress)
+        if config.eval.eval_interval and not interrupt.asked:
+            evaluate(crew, step, progress)
+        if step > saved and (wants_checkpoints or interrupt.asked):
+            saved = save(crew, checkpoints, step, run, progress)
+    return Finished(run, step, interrupt.asked, checkpoints if saved > start else None)
+
+
+def is_eval_due(config: Config, step: int) -> bool:
+    """Whether the weights are evaluated before step `step`."""
+    if not config.eval.eval_interval or (step == 0 and config.eval.skip_eval_before_train):
+        return False
+    return step % config.eval.eval_interval == 0
+
+
+def evaluate(crew: Crew, step: int, progress: StepProgress) -> None:
+    """Evaluate the weights that have seen `step` steps."""
+    progress.phase("evaluate")
+    metrics = crew.evaluate()
+    crew.log(step, metrics)
+    progress.evaluated(step, metrics)
+
+
+def save(crew: Crew, folder: Path, step: int, run: RunDir, progress: StepProgress) -> int:
+    """Write a checkpoint of everything that a resumed run needs; returns its step."""
+    progress.phase("save")
+    with new_checkpoint(folder, step, run.path) as scratch:
+        crew.save(scratch)
+    run.event("checkpoint", step=step, folder=folder)
+    return step
+
+
+def open_run(config: Config, start: Start, plugins: PluginSet, origins: Origins) -> RunDir:
+    """The run's folder: a new one, or that of the run which is resumed."""
+    default = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    run = RunDir((config.observe.run_dir or start.run or default).resolve())
+    if config.ckpt.load is None and run.metrics.exists():
+        raise UsageError(
+            f"--run-dir {run.path}: a run is there already; give --load {run.checkpoints} to go on with it, "
+            "or another folder"
+        )
+    run.create()
+    run.forget_from(start.step)
+    write_atomically(run.config, to_toml(config, origins))
+    write_atomically(run.plugins_lock, plugins.lock_text())
+    run.event("start", step=start.step, checkpoint=start.checkpoint, plugins=plugins.fingerprint)
+    return run
+
+
+def train(config: Config, plan: Plan, plugins: PluginSet, origins: Origins) -> Finished:
+    """Run a checked configuration.
+
+    Raises UsageError for what the user can mend, RolloutError or TrainError when the run cannot go on.
+    """
+    start = find_start(config.ckpt.load)
+    run = open_run(config, start, plugins, origins)
+    console = Console()
+    progress = StepProgress(plan.num_rollout, start.step, console=console, live=config.observe.progress)
+    with progress:
+        progress.phase("start processes")
+        with ray_session(config.cluster.ray_address, num_threads=plan.num_threads) as ray:
+            crew = Crew(ray, crew_settings(config, plan, plugins, run, start))
+            try:
+                finished = loop(crew, config, plan, run, start.step, progress)
+            finally:
+                crew.close()
+    draw_reward_curve(run.read_metrics(), run.curve)
+    run.event("interrupted" if finished.interrupted else "end", step=finished.step)
+    return finished
+
+
+def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, start: Start) -> CrewSettings:
+    """What each process is started with."""
+    c = config
+    assert c.ckpt.hf_checkpoint and c.rollout.prompt_data, "checked with the configuration"
+    hf_checkpoint = c.ckpt.hf_checkpoint.resolve()
+    engine = EngineSettings(
+        model_path=hf_checkpoint,
+        device=plan.device,
+        dtype=plan.dtype,
+        num_threads=plan.num_threads,
+        max_running_requests=c.sglang.sglang_max_running_requests,
+        deterministic=c.cluster.deterministic,
+        random_seed=c.cluster.seed,
+    )
+    return CrewSettings(
+        engine=f"http://{c.sglang.rollout_external_engine_addrs[0]}"
+        if c.sglang.rollout_external_engine_addrs
+        else engine,
+        rollout=RolloutSettings(
+            rollout=c.rollout,
+            eval=c.eval,
+            hf_checkpoint=hf_checkpoint,
+            prompt_data=c.rollout.prompt_data.resolve(),
+            batch_size=plan.rollout_batch_size,
+            max_response_len=plan.rollout_max_response_len,
+            concurrency=c.sglang.sglang_server_concurrency,
+            deterministic=c.cluster.deterministic,
+            use_tensorboard=c.observe.use_tensorboard,
+        ),
+        trainer=TrainerSettings(
+            ckpt=replace(c.ckpt, hf_checkpoint=hf_checkpoint, ref_load=c.ckpt.ref_load and c.ckpt.ref_load.resolve()),
+            model=c.model,
+            grpo=c.grpo,
+            optimizer=c.optimizer,
+            perf=c.perf,
+            rollout_temperature=c.rollout.rollout_temperature,
+            num_steps_per_rollout=plan.num_steps_per_rollout,
+            global_batch_size=plan.global_batch_size,
+            total_steps=plan.num_rollout * plan.num_steps_per_rollout,
+            device=plan.device,
+            dtype=plan.dtype,
+            num_threads=plan.num_threads,
+            seed=c.cluster.seed,
+            deterministic=c.cluster.deterministic,
+        ),
+        plugins=PluginPass(plugins.references, plugins.options, plugins.fingerprint),
+        run=run.path,
+        checkpoint=start.checkpoint,
+        start=start.step,
+    )
