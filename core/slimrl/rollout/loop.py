@@ -54,6 +54,7 @@ async def fill(
     try:
         while len(filled.kept) < settings.wanted:
             if filled.finished >= settings.max_finished:
+                surplus += filled.kept
                 raise RolloutError(_gave_up(filled, settings))
             running |= _start(source, buffer, produce, len(filled.kept), len(running), settings)
             done, running = await asyncio.wait(

@@ -1,0 +1,42 @@
+"""Packing: what is trained on, in which order, and what is left out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slimrl.rollout.batch import make_batch
+from slimrl.rollout.loop import Filled
+from slimrl.rollout.metrics import rollout_metrics
+from slimrl.types import Group, Sample, Score, Status, Verdict
+
+
+def sample(sample_id: int, tokens: list[int], score: Score | None) -> Sample:
+    made = Sample(sample_id // 2, sample_id, sample_id, "p", [1, 2, 3], status=Status.COMPLETED)
+    made.append(tokens, [-0.5] * len(tokens), [4] * len(tokens))
+    made.score = score
+    return made
+
+
+def groups() -> list[Group]:
+    return [
+        Group(1, [sample(2, [9], Score.scored(1.0)), sample(3, [8, 8], Score("error", reason="x"))], Verdict(True)),
+        Group(0, [sample(0, [7, 6], Score.scored(0.0)), sample(1, [], Score.scored(1.0))], Verdict(True)),
+    ]
+
+
+def test_samples_come_in_id_order_and_unscored_or_empty_ones_are_left_out() -> None:
+    batch = make_batch(3, groups())
+    assert batch.sample_ids.tolist() == [0, 2]
+    assert batch.tokens.tolist() == [1, 2, 3, 7, 6, 1, 2, 3, 9]
+    assert batch.response_lengths.tolist() == [2, 1]
+    assert batch.rewards.tolist() == [0.0, 1.0]
+    assert batch.loss_mask.tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(batch.weight_versions, [4, 4, 4])
+
+
+def test_an_unscored_sample_is_no_zero_in_the_mean() -> None:
+    metrics = rollout_metrics(Filled(kept=groups()), version=6)
+    assert metrics["rollout/reward_mean"] == 2 / 3
+    assert metrics["rollout/unscored_ratio"] == 1 / 4
+    assert metrics["rollout/staleness_max"] == 2
+    assert metrics["rollout/zero_std_groups"] == 1
