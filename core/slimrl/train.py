@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -106,7 +107,7 @@ def open_run(config: Config, start: Start, plugins: PluginSet, origins: Origins)
     run.create()
     run.forget_from(start.step)
     write_atomically(run.config, to_toml(config, origins))
-    write_atomically(run.plugins_lock, plugins.lock_text())
+    write_atomically(run.plugins_lock, json.dumps(plugins.lock(), indent=1) + "\n")
     run.event("start", step=start.step, checkpoint=start.checkpoint, plugins=plugins.fingerprint)
     return run
 

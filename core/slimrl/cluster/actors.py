@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
 from slimrl.observe.logs import log_to
 from slimrl.observe.run_dir import RunDir
-from slimrl.registry.plugin_set import PluginOptionValues, PluginReferences, resolve_all
+from slimrl.registry.plugin_set import Options, PluginReferences, resolve_all
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.types import TrainBatch, TrainReport
 
@@ -58,7 +58,7 @@ class PluginPass:
     """What every process needs to hold the same plugins as the driver; `fingerprint` proves it."""
 
     references: PluginReferences
-    options: PluginOptionValues
+    options: Options
     fingerprint: str
 
 
@@ -86,7 +86,7 @@ class ManagerActor:
     def __init__(self, settings: RolloutSettings, plugins: PluginPass, run: Path, *, start: int) -> None:
         log_to(RunDir(run).logs / "manager.log")
         self._settings = settings
-        self._plugins = resolve_all(plugins.references, plugins.options, fingerprint=plugins.fingerprint)
+        self._plugins = resolve_all(plugins.references, plugins.options, expected_fingerprint=plugins.fingerprint)
         self._run = RunDir(run)
         self._start = start
 
@@ -130,7 +130,7 @@ class TrainerActor:
 
     def __init__(self, settings: TrainerSettings, plugins: PluginPass, run: Path) -> None:
         log_to(RunDir(run).logs / "trainer.log")
-        plugin_set = resolve_all(plugins.references, plugins.options, fingerprint=plugins.fingerprint)
+        plugin_set = resolve_all(plugins.references, plugins.options, expected_fingerprint=plugins.fingerprint)
         self._settings = settings
         self._advantage = plugin_set.advantage
 
