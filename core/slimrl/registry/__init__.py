@@ -1,0 +1,21 @@
+"""Plugins: found in installed packages or named by a path, resolved once before any process starts."""
+
+from __future__ import annotations
+
+from slimrl.registry.adapt import is_async_callable
+from slimrl.registry.kinds import KINDS, Kind
+from slimrl.registry.plugin_set import Options, PluginReferences, PluginSet, resolve_all
+from slimrl.registry.resolve import Registry, Resolved, load
+
+__all__ = [
+    "KINDS",
+    "Kind",
+    "Options",
+    "PluginReferences",
+    "PluginSet",
+    "Registry",
+    "Resolved",
+    "is_async_callable",
+    "load",
+    "resolve_all",
+]

@@ -1,0 +1,182 @@
+"""The plugins of one run: resolved together, made once, and the same in every process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from slimrl.config import GrpoConfig, RolloutConfig
+from slimrl.errors import PluginError
+from slimrl.protocols import Advantage, BufferFilter, DynamicFilter, Generate, Reward
+from slimrl.registry.fingerprint import fingerprint
+from slimrl.registry.kinds import Kind
+from slimrl.registry.resolve import Registry, Resolved, load
+from slimrl.registry.target import absolute
+
+T = TypeVar("T")
+
+
+class Options(Mapping[type, Any]):  # Any: an instance of the key
+    """Option dataclasses by their type: the configuration's own and those of plugins."""
+
+    def __init__(self, instances: Iterable[object] = ()) -> None:
+        self._by_type = {type(instance): instance for instance in instances}
+
+    def __getitem__(self, kind: type[T]) -> T:
+        try:
+            return cast(T, self._by_type[kind])
+        except KeyError:
+            raise KeyError(
+                f"no options of type {kind.__module__}.{kind.__qualname__}; return it from the hook slimrl_options"
+            ) from None
+
+    def __iter__(self) -> Iterator[type]:
+        return iter(self._by_type)
+
+    def __len__(self) -> int:
+        return len(self._by_type)
+
+    def with_defaults(self, option_types: Iterable[type]) -> Options:
+        """The same, with a default instance of each type that is missing."""
+        missing = [kind() for kind in option_types if kind not in self._by_type]
+        return Options([*missing, *self._by_type.values()])
+
+
+@dataclass(frozen=True)
+class PluginReferences:
+    """Which plugins a run uses, as references that mean the same in every process."""
+
+    reward: str
+    generator: str = "single_turn"
+    buffer_filter: str = "pop_first"
+    advantage: str = "grpo"
+    dynamic_filter: str | None = None
+    reward_key: str | None = None
+    """Which of a reward's named components is trained on."""
+    search_path: tuple[str, ...] = ()
+    """Folders that modules are also looked for in, after everything installed."""
+
+    @classmethod
+    def from_config(cls, rollout: RolloutConfig, grpo: GrpoConfig) -> PluginReferences:
+        """The references of a configuration; `--custom-rm-path` overrides `--rm-type`."""
+        reward = rollout.custom_rm_path or (rollout.rm_type or "").strip()
+        if not reward:
+            raise PluginError("no reward: give --rm-type NAME or --custom-rm-path REFERENCE")
+        dynamic_filter = rollout.dynamic_sampling_filter_path
+        return cls(
+            reward=absolute(reward),
+            generator=absolute(rollout.custom_generate_function_path),
+            buffer_filter=absolute(rollout.buffer_filter_path),
+            advantage=absolute(grpo.advantage_estimator),
+            dynamic_filter=None if dynamic_filter is None else absolute(dynamic_filter),
+            reward_key=rollout.reward_key,
+            search_path=(str(Path.cwd()),),
+        )
+
+    def by_kind(self) -> dict[Kind, str]:
+        """The references that are set."""
+        references: dict[Kind, str | None] = {
+            "reward": self.reward,
+            "generator": self.generator,
+            "dynamic_filter": self.dynamic_filter,
+            "buffer_filter": self.buffer_filter,
+            "advantage": self.advantage,
+        }
+        return {kind: reference for kind, reference in references.items() if reference is not None}
+
+
+@dataclass(frozen=True)
+class PluginSet:
+    """Everything a run resolved. Each plugin is made when it is first asked for, once in a process."""
+
+    references: PluginReferences
+    options: Options
+    resolved: Mapping[Kind, Resolved]
+
+    @cached_property
+    def reward(self) -> Reward:
+        """The reward itself; scoring runs it through `slimrl.scoring.Scorer`, which makes its own."""
+        return cast(Reward, self.resolved["reward"].make(self.options))
+
+    @cached_property
+    def generate(self) -> Generate:
+        """The generator."""
+        return cast(Generate, self.resolved["generator"].make(self.options))
+
+    @cached_property
+    def dynamic_filter(self) -> DynamicFilter | None:
+        """The group filter, if one is used."""
+        found = self.resolved.get("dynamic_filter")
+        return None if found is None else cast(DynamicFilter, found.make(self.options))
+
+    @cached_property
+    def buffer_filter(self) -> BufferFilter:
+        """How groups leave the buffer."""
+        return cast(BufferFilter, self.resolved["buffer_filter"].make(self.options))
+
+    @cached_property
+    def advantage(self) -> Advantage:
+        """The advantage estimator."""
+        return cast(Advantage, self.resolved["advantage"].make(self.options))
+
+    def make_all(self) -> list[str]:
+        """Make every plugin; returns what went wrong."""
+        problems: list[str] = []
+        for kind in self.resolved:
+            try:
+                getattr(self, "generate" if kind == "generator" else kind)
+            except PluginError as error:
+                problems += error.problems
+        return problems
+
+    def lock(self) -> list[dict[str, object]]:
+        """The rows of plugins.lock: name, distribution, version and source hash of each plugin."""
+        return [found.lock_row() for found in self.resolved.values()]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """One hash of the lock, equal wherever the same sources are installed."""
+        return fingerprint(self.lock())
+
+
+def resolve_all(
+    references: PluginReferences,
+    options: Options,
+    *,
+    expected_fingerprint: str | None = None,
+    registry: Registry | None = None,
+) -> PluginSet:
+    """Resolve every reference of a run; one PluginError lists all problems.
+
+    On the driver every plugin is also made, so that a factory that fails costs a second. Another process passes
+    the driver's fingerprint: a mismatch is a PluginError, and plugins are made when they are needed.
+    """
+    sys.path.extend(folder for folder in references.search_path if folder not in sys.path)
+    registry = registry or load(warn=expected_fingerprint is None)
+    options = options.with_defaults(registry.catalogue.option_types)
+    resolved: dict[Kind, Resolved] = {}
+    problems: list[str] = []
+    for kind, reference in references.by_kind().items():
+        try:
+            resolved[kind] = registry.resolve(kind, reference)
+        except PluginError as error:
+            problems += error.problems
+    plugins = PluginSet(references, options, resolved)
+    if expected_fingerprint is None:
+        problems += plugins.make_all()
+    if problems:
+        raise PluginError(problems)
+    if expected_fingerprint is not None and plugins.fingerprint != expected_fingerprint:
+        raise PluginError(
+            f"the plugins of this process are not the driver's (fingerprint {plugins.fingerprint[:12]} instead of "
+            f"{expected_fingerprint[:12]}); install the same packages and files everywhere. Here: {_told(plugins)}"
+        )
+    return plugins
+
+
+def _told(plugins: PluginSet) -> str:
+    return ", ".join(f"{r.kind} {r.reference} {r.version or ''} {r.file_hash[:12]}" for r in plugins.resolved.values())

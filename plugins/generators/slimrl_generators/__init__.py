@@ -1,0 +1,1 @@
+"""Generators that come with slimrl: how a sample is filled by talking to the engine."""
