@@ -1,0 +1,149 @@
+"""The whole loop on a model that learns in seconds: engine, Ray, reward workers, trainer, run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def mean_reward(rows: list[dict[str, float]], steps: slice) -> float:
+    rewards = [row["rollout/reward_mean"] for row in rows if "rollout/reward_mean" in row][steps]
+    return sum(rewards) / len(rewards)
+
+
+@pytest.mark.parametrize("seed", ["1", "2", "3"])
+def test_a_model_from_scratch_learns_to_echo_a_digit(make_job: Callable[..., object], seed: str) -> None:
+    job = make_job(rollout_seed=seed)
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = job.metrics()
+    assert [row["step"] for row in rows] == list(range(60))
+    assert mean_reward(rows, slice(0, 1)) < 0.2
+    assert mean_reward(rows, slice(55, 60)) > 0.7
+    assert max(row["train/log_prob_abs_diff_max"] for row in rows) < 1e-4
+
+
+def test_a_finished_run_leaves_a_folder_that_a_person_can_look_through(make_job: Callable[..., object]) -> None:
+    job = make_job(num_rollout="2", eval_interval="1", eval_temperature="0")
+    done = job.run("--eval-prompt-data", "digits", "digits.jsonl")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = job.folder / "run"
+    names = {path.name for path in run.iterdir()}
+    assert {"config.toml", "plugins.lock", "metrics.jsonl", "rollouts", "events.jsonl", "tensorboard", "logs"} <= names
+    assert (run / "reward_curve.png").read_bytes().startswith(b"\x89PNG")
+    samples = pq.read_table(run / "rollouts" / "000001.parquet").to_pylist()
+    assert len(samples) == 64
+    first = samples[0]
+    assert len(first["tokens"]) == len(first["log_probs"]) == len(first["weight_versions"]) == len(first["loss_mask"])
+    assert set(first["weight_versions"]) == {1}
+    assert abs(sum(s["advantage"] for s in samples if s["group_id"] == first["group_id"])) < 1e-4
+    assert [r["step"] for r in job.metrics() if "eval/digits" in r] == [0, 1, 2]
+    locked = json.loads((run / "plugins.lock").read_text())
+    assert any(str(row["reference"]).endswith("reward.py:score") for row in locked)
+    assert "run" in done.stdout
+
+
+def test_kill_9_in_the_middle_and_the_same_command_give_the_same_metrics(make_job: Callable[..., object]) -> None:
+    flags = {"num_rollout": "7", "save_interval": "2", "n_samples_per_prompt": "4"}
+    whole = make_job(**flags, run_dir="whole")
+    done = whole.run("--deterministic")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    killed = make_job(**flags, run_dir="killed", save="saved", load="saved")
+    process = killed.start("--deterministic")
+    try:
+        wait_for(lambda: len(killed.metrics("killed")) >= 4, process)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert len(killed.metrics("killed")) < 7
+    done = killed.run("--deterministic")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    expected, found = repeatable(whole.metrics("whole")), repeatable(killed.metrics("killed"))
+    assert [row["step"] for row in found] == list(range(7))
+    assert found == expected
+    events = [json.loads(line) for line in (killed.folder / "killed" / "events.jsonl").read_text().splitlines()]
+    resumed_at = [event["step"] for event in events if event["event"] == "start"]
+    assert resumed_at[0] == 0
+    assert resumed_at[1] >= 2
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(make_job: Callable[..., object]) -> None:
+    job = make_job(num_rollout="500")
+    process = job.start()
+    try:
+        wait_for(lambda: len(job.metrics()) >= 2, process)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(timeout=90) == 130
+    finally:
+        process.kill()
+    steps = len(job.metrics())
+    said = (job.folder / "stdout").read_text()
+    assert f"--load {job.folder / 'run' / 'checkpoints'}" in said.replace("\n", "")
+    done = job.run("--load", "run/checkpoints", "--num-rollout", str(steps + 1))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["step"] for row in job.metrics()] == list(range(steps + 1))
+
+
+def test_over_sampling_and_a_filter_keep_only_groups_that_teach(make_job: Callable[..., object]) -> None:
+    job = make_job(num_rollout="3", over_sampling_batch_size="12", n_samples_per_prompt="2")
+    done = job.run("--dynamic-sampling-filter-path", "check_reward_nonzero_std")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = job.metrics()
+    assert all(row["rollout/zero_std_groups"] == 0 and row["rollout/groups"] == 8 for row in rows)
+    assert any(row.get("rollout/filter_dropped_zero_std", 0) > 0 for row in rows)
+
+
+def test_an_engine_that_runs_already_is_used_and_left_running(make_job: Callable[..., object]) -> None:
+    job = make_job(num_rollout="2")
+    port_file = job.folder / "port"
+    serve = subprocess.Popen(
+        [
+            *job.command()[:3],
+            "serve",
+            "--model-path",
+            str(job.checkpoint),
+            "--port",
+            "0",
+            "--port-file",
+            str(port_file),
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(port_file.exists, serve)
+        done = job.run("--rollout-external-engine-addrs", f"127.0.0.1:{port_file.read_text().strip()}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert serve.poll() is None
+        rows = job.metrics()
+        assert [row["rollout/staleness_max"] for row in rows] == [0, 0]
+        assert max(row["train/log_prob_abs_diff_max"] for row in rows) < 1e-4
+    finally:
+        serve.terminate()
+        serve.wait()
+
+
+def repeatable(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Metrics without times."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith("perf/") and "seconds" not in name}
+        for row in rows
+    ]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 150) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, "the process ended early"
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)
