@@ -1,0 +1,191 @@
+"""Flags: the command line over a file over the defaults, with everything that is wrong reported at once."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from slimrl.config import Config
+from slimrl.config.settings import Setting, build, categories, did_you_mean, settings
+from slimrl.config.toml import read_toml
+from slimrl.errors import ConfigError
+
+# Flags of the guide that need more than this version has; known by name so that no wrong flag is suggested.
+UNSUPPORTED = frozenset(
+    [
+        "actor-num-gpus-per-node",
+        "actor-num-nodes",
+        "balance-data",
+        "colocate",
+        "context-parallel-size",
+        "expert-model-parallel-size",
+        "expert-tensor-parallel-size",
+        "partial-rollout",
+        "pipeline-model-parallel-size",
+        "recompute-granularity",
+        "recompute-method",
+        "recompute-num-layers",
+        "rollout-num-gpus",
+        "rollout-num-gpus-per-engine",
+        "sequence-parallel",
+        "sglang-log-level",
+        "sglang-mem-fraction-static",
+        "tensor-model-parallel-size",
+        "use-tis",
+    ]
+)
+
+CONFIG_HELP = "TOML file of settings: a table per category, a key per flag. A flag overrides the file."
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A configuration, and for every setting where its value came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+    """By setting name: 'default', 'file PATH' or 'flag'."""
+    switches: frozenset[str] = frozenset()
+    """Which of the command's own switches were given."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """One flag as it was typed."""
+
+    typed: str
+    """The flag without dashes, hyphenated."""
+    values: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The values as typed, for messages."""
+        return repr(" ".join(self.values)) if self.values else "nothing"
+
+
+def parse(
+    argv: Sequence[str], *, prog: str = "slimrl train", description: str = "", switches: Mapping[str, str] | None = None
+) -> Parsed:
+    """Read flags and the file they name; `--help` prints the help and exits.
+
+    `switches` are the command's own flags without a value, with their help. Raises ConfigError listing every
+    unknown flag, unknown key and value of a wrong type.
+    """
+    table, own = settings(), dict(switches or {})
+    if "--help" in argv or "-h" in argv:
+        _print_help(prog, description, table, own)
+    problems: list[str] = []
+    from_flags: dict[str, Any] = {}
+    given_switches: set[str] = set()
+    config_file: Path | None = None
+    for given in _split(argv, problems):
+        setting = _setting(given, table)
+        if given.typed == "config":
+            if len(given.values) == 1:
+                config_file = Path(given.values[0])
+            else:
+                problems.append(f"--config takes a path; got {given.text}")
+        elif given.typed in own:
+            given_switches.add(given.typed)
+            if given.values:
+                problems.append(f"--{given.typed} takes no value; got {given.text}")
+        elif setting is None:
+            problems.append(_unknown(given.typed, [*table, "config", *own]))
+        else:
+            value = _value(given, setting, problems)
+            from_flags[setting.name] = value
+    from_file = read_toml(config_file, table, problems) if config_file else {}
+    if problems:
+        raise ConfigError(problems)
+    origins = dict.fromkeys(table, "default") | dict.fromkeys(from_file, f"file {config_file}")
+    return Parsed(
+        config=build({**from_file, **from_flags}),
+        origins=origins | dict.fromkeys(from_flags, "flag"),
+        switches=frozenset(given_switches),
+    )
+
+
+def _split(argv: Sequence[str], problems: list[str]) -> Iterator[Given]:
+    """Each flag with the words up to the next one; a repeated flag comes again, so the last one counts."""
+    words = list(argv)
+    while words and not words[0].startswith("--"):
+        problems.append(f"unexpected argument {words.pop(0)!r}; a flag begins with --")
+    while words:
+        name, equals, value = words.pop(0)[2:].partition("=")
+        values = [value] if equals else []
+        while words and not words[0].startswith("--"):
+            values.append(words.pop(0))
+        yield Given(name.replace("_", "-"), tuple(values))
+
+
+def _setting(given: Given, table: Mapping[str, Setting]) -> Setting | None:
+    name = given.typed.replace("-", "_")
+    if name in table:
+        return table[name]
+    positive = table.get(name.removeprefix("no_"))
+    return positive if positive and positive.base is bool else None
+
+
+def _unknown(typed: str, known: Sequence[str]) -> str:
+    if typed in UNSUPPORTED:
+        return f"unknown flag --{typed}; this version of slimrl does not support it yet"
+    return f"unknown flag --{typed}" + did_you_mean(typed, [name.replace("_", "-") for name in known], "--")
+
+
+def _value(given: Given, setting: Setting, problems: list[str]) -> Any:
+    """The typed value by tyro's rules; notes a problem and returns None where it has none."""
+    import tyro
+
+    one = make_dataclass("One", [(setting.name, _annotated(setting), field(default=setting.default))])
+    try:
+        # tyro explains errors in a box of its own; ours are one line each and come together
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            parsed: object = tyro.cli(one, args=[f"--{given.typed}", *given.values])
+    except SystemExit:
+        takes = "no value" if setting.base is bool else setting.expects
+        problems.append(f"--{given.typed} takes {takes}; got {given.text}")
+        return None
+    return getattr(parsed, setting.name)
+
+
+def _annotated(setting: Setting) -> Any:
+    from tyro.conf import arg
+
+    return Annotated[setting.hint, arg(help=setting.help, metavar=_metavar(setting), help_behavior_hint=_hint(setting))]
+
+
+def _metavar(setting: Setting) -> str | None:
+    if setting.base is bool:
+        return None
+    if setting.choices:
+        return "{" + ",".join(setting.choices) + "}"
+    return f"[{setting.item.__name__.upper()} ...]" if setting.item else str(setting.base.__name__.upper())
+
+
+def _hint(setting: Setting) -> str:
+    if setting.default is None or setting.default == ():
+        return ""
+    value = str(setting.default).lower() if setting.base is bool else setting.default
+    return f"(default: {value})"
+
+
+def _print_help(prog: str, description: str, table: Mapping[str, Setting], own: Mapping[str, str]) -> None:
+    """Print every flag, grouped by category, and exit."""
+    import tyro
+
+    command: list[tuple[str, Any, Any]] = [
+        ("config", Annotated[Path | None, tyro.conf.arg(help=CONFIG_HELP, metavar="PATH")], field(default=None))
+    ]
+    for name, text in own.items():
+        hint = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=text)]
+        command.append((name.replace("-", "_"), hint, field(default=False)))
+    groups = [("command", make_dataclass("Command", command))]
+    for category, kind in categories().items():
+        entries = [(s.name, _annotated(s), field(default=s.default)) for s in table.values() if s.category == category]
+        groups.append((category, make_dataclass(kind.__name__, entries, namespace={"__doc__": kind.__doc__})))
+    everything = make_dataclass("Flags", [(name, kind, field(default_factory=kind)) for name, kind in groups])
+    tyro.cli(everything, args=["--help"], prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,))
