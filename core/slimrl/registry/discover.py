@@ -114,7 +114,7 @@ def warn_about(broken: Collection[BrokenPlugin]) -> None:
 def last_line(error: BaseException) -> str:
     """The last line of a traceback and where it was raised."""
     message = traceback.format_exception_only(error)[-1].strip()
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
     if not frames or isinstance(error, SyntaxError):
         return message
     return f"{message} ({frames[-1].filename}:{frames[-1].lineno})"
