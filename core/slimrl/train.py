@@ -10,13 +10,14 @@ from pathlib import Path
 from rich.console import Console
 
 from slimrl.checkpoints import Start, find_start, new_checkpoint
-from slimrl.cluster.actors import EngineSettings, PluginPass, TrainerSettings
+from slimrl.cluster.actors import PluginPass, TrainerSettings
 from slimrl.cluster.crew import Crew, CrewSettings
 from slimrl.cluster.ray_session import ray_session
 from slimrl.config import Config
 from slimrl.config.flags import Origins
 from slimrl.config.plan import Plan
 from slimrl.config.toml import to_toml
+from slimrl.engines.process import EngineSettings
 from slimrl.errors import UsageError
 from slimrl.interrupt import Interrupt
 from slimrl.observe.clock import StepClock

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
+from slimrl.engines.process import EngineProcess, EngineSettings, embedded_command
 from slimrl.observe.logs import log_to
 from slimrl.observe.run_dir import RunDir
 from slimrl.registry.plugin_set import Options, PluginReferences, resolve_all
@@ -15,22 +16,8 @@ from slimrl.rollout.settings import RolloutSettings
 from slimrl.types import TrainBatch, TrainReport
 
 if TYPE_CHECKING:
-    from slimrl.engines.process import EngineProcess
     from slimrl.megatron.trainer import MegatronTrainer
     from slimrl.rollout.manager import RolloutManager
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How the engine is started, or where it already is."""
-
-    model_path: Path
-    device: str
-    dtype: str
-    num_threads: int
-    max_running_requests: int
-    deterministic: bool
-    random_seed: int
 
 
 @dataclass(frozen=True)
@@ -66,14 +53,11 @@ class EngineActor:
     """Starts an engine server and keeps it; the server is a process of its own that anything can speak HTTP to."""
 
     def __init__(self, settings: EngineSettings, logs: Path) -> None:
-        from slimrl.engines.process import EngineProcess, embedded_command
-
-        self._process: EngineProcess = EngineProcess(embedded_command(settings, logs), logs / "engine.log")
+        self._process = EngineProcess(embedded_command(settings), logs / "engine.log")
 
     def start(self) -> str:
         """Start the server; returns its URL once it answers."""
-        self._process.start()
-        return self._process.url
+        return self._process.start()
 
     def stop(self) -> None:
         """End the server."""

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 from slimrl.cluster.actors import (
     EngineActor,
-    EngineSettings,
     ManagerActor,
     PluginPass,
     TrainerActor,
     TrainerSettings,
 )
 from slimrl.cluster.placement import place
+from slimrl.engines.process import EngineSettings
 from slimrl.errors import SlimrlError, TrainError
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.types import TrainReport

@@ -23,6 +23,9 @@ def ray_session(address: str | None, *, num_threads: int) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # idle workers cost 100 MB each
+    if address is None:
+        # Ray's own switch for machines that are no cluster: all its servers then listen on loopback only.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
     common: dict[str, Any] = {
@@ -37,7 +40,6 @@ def ray_session(address: str | None, *, num_threads: int) -> Iterator[Any]:
             include_dashboard=False,
             num_cpus=max(os.cpu_count() or 1, 2),
             object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",  # nothing listens beyond loopback
         )
     else:
         try:

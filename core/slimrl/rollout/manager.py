@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-from slimrl.data.buffer import Buffer
+from slimrl.data.buffer import Buffer, is_finished
 from slimrl.data.encoder import PromptEncoder
 from slimrl.data.prompts import PromptFile, PromptKeys
 from slimrl.data.source import PromptSource
@@ -85,6 +85,8 @@ class RolloutManager:
                 in_order=self._settings.deterministic,
             ),
         )
+        if not all(is_finished(group) for group in self.buffer.groups):
+            await self._engine.abort_all()  # what was cut off would otherwise be generated for nobody
         self._last = filled
         return make_batch(step, filled.kept), rollout_metrics(filled, version=step)
 
@@ -160,7 +162,7 @@ async def open_manager(
     """A manager with its client, reward workers and trackers running; `close` ends them."""
     resources = AsyncExitStack()
     engine = await resources.enter_async_context(HttpEngineClient(engine_url, concurrency=settings.concurrency))
-    scorer = await resources.enter_async_context(Scorer(plugins))
+    scorer = await resources.enter_async_context(Scorer.from_plugins(plugins))
     trackers: list[Tracker] = []
     if settings.use_tensorboard:
         from slimrl.observe.trackers.tensorboard import TensorBoardTracker
