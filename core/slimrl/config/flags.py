@@ -42,13 +42,16 @@ UNSUPPORTED = frozenset(
 CONFIG_HELP = "TOML file of settings: a table per category, a key per flag. A flag overrides the file."
 
 
+Origins = Mapping[str, str]
+"""Where each setting's value came from, by name: 'default', 'file PATH', 'flag' or 'derived'."""
+
+
 @dataclass(frozen=True)
 class Parsed:
     """A configuration, and for every setting where its value came from."""
 
     config: Config
-    origins: Mapping[str, str]
-    """By setting name: 'default', 'file PATH' or 'flag'."""
+    origins: Origins
     switches: frozenset[str] = frozenset()
     """Which of the command's own switches were given."""
 
@@ -140,11 +143,14 @@ def _value(given: Given, setting: Setting, problems: list[str]) -> Any:
     """The typed value by tyro's rules; notes a problem and returns None where it has none."""
     import tyro
 
+    words = [f"--{given.typed}", *given.values]
+    if len(given.values) == 1:  # joined, a value may begin with a dash
+        words = ["=".join(words)]
     one = make_dataclass("One", [(setting.name, _annotated(setting), field(default=setting.default))])
     try:
         # tyro explains errors in a box of its own; ours are one line each and come together
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            parsed: object = tyro.cli(one, args=[f"--{given.typed}", *given.values])
+            parsed: object = tyro.cli(one, args=words)
     except SystemExit:
         takes = "no value" if setting.base is bool else setting.expects
         problems.append(f"--{given.typed} takes {takes}; got {given.text}")
@@ -178,10 +184,14 @@ def _print_help(prog: str, description: str, table: Mapping[str, Setting], own: 
     import tyro
 
     command: list[tuple[str, Any, Any]] = [
-        ("config", Annotated[Path | None, tyro.conf.arg(help=CONFIG_HELP, metavar="PATH")], field(default=None))
+        (
+            "config",
+            Annotated[Path | None, tyro.conf.arg(help=CONFIG_HELP, metavar="PATH", help_behavior_hint="")],
+            field(default=None),
+        )
     ]
     for name, text in own.items():
-        hint = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=text)]
+        hint = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=text, help_behavior_hint="")]
         command.append((name.replace("-", "_"), hint, field(default=False)))
     groups = [("command", make_dataclass("Command", command))]
     for category, kind in categories().items():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slimrl.config import Config
-from slimrl.config.settings import Setting, did_you_mean, flatten
+from slimrl.config.settings import Setting, did_you_mean, flatten, settings
 
 
 def read_toml(path: Path, table: Mapping[str, Setting], problems: list[str]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _scalar(value: object, kind: type) -> Any:
     return value
 
 
-def to_toml(config: Config, origins: Mapping[str, str], table: Mapping[str, Setting]) -> str:
+def to_toml(config: Config, origins: Mapping[str, str]) -> str:
     """A file that parses back to `config`, with each value's origin as a comment.
 
     Derived and unset values are comments as a whole: reading the file derives them again, so that a flag given
@@ -101,7 +101,7 @@ def to_toml(config: Config, origins: Mapping[str, str], table: Mapping[str, Sett
     values = flatten(config)
     lines: list[str] = []
     category = ""
-    for setting in table.values():
+    for setting in settings().values():
         if setting.category != category:
             category = setting.category
             lines += ["", f"[{category}]"] if lines else [f"[{category}]"]

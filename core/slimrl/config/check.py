@@ -1,0 +1,195 @@
+"""Cross-field rules: everything about a configuration that can be wrong before a file's rows are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from slimrl.config import Config, EvalConfig, OptimizerConfig, RolloutConfig
+from slimrl.config.batch import solve_batch
+from slimrl.config.hf_folder import HfFolder, open_hf_folder
+from slimrl.config.ranges import check_ranges
+from slimrl.errors import CheckpointError, ConfigError
+
+ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def check(config: Config) -> list[str]:
+    """Every broken rule, one sentence each, none when the configuration can run.
+
+    Reads config.json and looks whether files are there; loads nothing heavy and starts nothing. The rows of
+    prompt files, plugin references and the model's shape have owners of their own.
+    """
+    problems = [*_required(config), *check_ranges(config)]
+    if not problems:  # a number out of range or missing would only be reported again
+        problems += _batch(config.rollout)
+    problems += [
+        *_files(config),
+        *_rollout(config),
+        *_eval(config.eval),
+        *_loss(config),
+        *_optimizer(config.optimizer),
+        *_perf(config),
+        *_engine(config),
+    ]
+    return problems
+
+
+def eval_sets(config: EvalConfig) -> list[tuple[str, Path]]:
+    """The evaluation sets as (name, path); a name without a path, which `check` reports, is left out."""
+    words = config.eval_prompt_data
+    return [(name, Path(path)) for name, path in zip(words[::2], words[1::2], strict=False)]
+
+
+def _required(config: Config) -> Iterator[str]:
+    rollout = config.rollout
+    if config.ckpt.hf_checkpoint is None:
+        yield "--hf-checkpoint is required: the folder of a model (`slimrl model fetch smollm2-135m` makes one)"
+    if rollout.prompt_data is None:
+        yield "--prompt-data is required: a JSONL file of prompts"
+    if rollout.rollout_batch_size is None:
+        yield "--rollout-batch-size is required: prompts (groups) per rollout"
+    if rollout.rollout_max_response_len is None:
+        yield "--rollout-max-response-len is required: new tokens at most in one response"
+    if rollout.num_rollout is None and rollout.num_epoch is None:
+        yield "--num-rollout or --num-epoch is required: the length of training"
+    if rollout.rm_type is None and rollout.custom_rm_path is None:
+        yield "a reward is required: --rm-type NAME or --custom-rm-path FILE.py:FUNCTION"
+
+
+def _batch(rollout: RolloutConfig) -> Iterable[str]:
+    try:
+        solve_batch(rollout)
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def _files(config: Config) -> Iterator[str]:
+    ckpt = config.ckpt
+    if ckpt.hf_checkpoint is not None:
+        try:
+            model = open_hf_folder(ckpt.hf_checkpoint, "--hf-checkpoint")
+        except CheckpointError as error:
+            yield str(error)
+        else:
+            yield from _lengths(config, model)
+            if config.rollout.apply_chat_template and not model.has_chat_template:
+                yield f"--apply-chat-template: the tokenizer of {ckpt.hf_checkpoint} has no chat template"
+    if ckpt.ref_load is not None and not ckpt.ref_load.is_dir():
+        yield f"--ref-load {ckpt.ref_load} is not a folder; expected a Hugging Face checkpoint or one of slimrl"
+    for flag, folder in (("--load", ckpt.load), ("--save", ckpt.save), ("--run-dir", config.observe.run_dir)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            yield f"{flag} {folder} is a file; expected a folder"
+    if config.rollout.prompt_data is not None:
+        yield from _prompt_file("--prompt-data", config.rollout.prompt_data)
+    for name, path in eval_sets(config.eval):
+        yield from _prompt_file(f"--eval-prompt-data {name}", path)
+
+
+def _prompt_file(flag: str, path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            beginning = file.read(4096)
+    except UnicodeDecodeError:
+        yield f"{flag} {path} is not text; expected a JSONL file (one JSON object a line, UTF-8)"
+    except OSError as error:
+        yield f"{flag} {path}: {error.strerror or error}"
+    else:
+        if not beginning:
+            yield f"{flag} {path} is empty; expected one JSON object a line"
+
+
+def _lengths(config: Config, model: HfFolder) -> Iterator[str]:
+    limit, prompt = model.max_positions, config.rollout.rollout_max_prompt_len or 1
+    if limit is None:
+        return
+    for flag, response in (
+        ("--rollout-max-response-len", config.rollout.rollout_max_response_len),
+        ("--eval-max-response-len", config.eval.eval_max_response_len),
+    ):
+        if response is not None and prompt + response > limit:
+            beside = f" with --rollout-max-prompt-len {prompt}" if config.rollout.rollout_max_prompt_len else ""
+            yield f"{flag} {response}{beside} is longer than the model's context of {limit} tokens"
+
+
+def _rollout(config: Config) -> Iterator[str]:
+    rollout = config.rollout
+    groups, in_flight = rollout.rollout_batch_size, rollout.over_sampling_batch_size
+    if groups is not None and in_flight is not None and in_flight < groups:
+        yield f"--over-sampling-batch-size {in_flight} must be at least --rollout-batch-size {groups}"
+    if rollout.num_rollout is not None and rollout.num_epoch is not None:
+        yield (
+            f"--num-rollout {rollout.num_rollout} and --num-epoch {rollout.num_epoch} both set the length of "
+            "training; leave one out"
+        )
+    if rollout.n_samples_per_prompt == 1 and config.grpo.advantage_estimator == "grpo":
+        yield (
+            "--n-samples-per-prompt 1 with --advantage-estimator grpo trains nothing: a reward is compared with its "
+            "group's mean, and a group of one is its own mean; set --n-samples-per-prompt 2 or more"
+        )
+    if "" in rollout.rollout_stop:
+        yield "--rollout-stop has an empty string, which would end every response before its first token"
+    if negative := [token for token in rollout.rollout_stop_token_ids if token < 0]:
+        yield f"--rollout-stop-token-ids must be 0 or more; got {negative[0]}"
+
+
+def _eval(config: EvalConfig) -> Iterator[str]:
+    if config.eval_interval is None:
+        for field in fields(config):
+            if getattr(config, field.name) != field.default:
+                yield f"--{field.name.replace('_', '-')} has no effect without --eval-interval"
+    elif not config.eval_prompt_data:
+        yield "--eval-interval needs --eval-prompt-data: pairs of a name and a path"
+    words = config.eval_prompt_data
+    if len(words) % 2:
+        yield f"--eval-prompt-data takes pairs of a name and a path; got {len(words)} words: {' '.join(words)}"
+    names = words[::2]
+    for name in sorted(set(names)):
+        if names.count(name) > 1:
+            yield f"--eval-prompt-data names two sets {name!r}"
+        if not SET_NAME.fullmatch(name):
+            yield f"--eval-prompt-data: {name!r} cannot name a set; use letters, digits, '.', '_' and '-'"
+
+
+def _loss(config: Config) -> Iterator[str]:
+    grpo = config.grpo
+    if not grpo.use_kl_loss:
+        if grpo.kl_loss_coef > 0:
+            yield f"--kl-loss-coef {grpo.kl_loss_coef} has no effect without --use-kl-loss"
+        if grpo.kl_loss_type != type(grpo).kl_loss_type:
+            yield f"--kl-loss-type {grpo.kl_loss_type} has no effect without --use-kl-loss"
+
+
+def _optimizer(config: OptimizerConfig) -> Iterator[str]:
+    other = "sgd" if config.optimizer == "adam" else "adam"
+    for field in fields(config):
+        if field.name.startswith(f"{other}_") and getattr(config, field.name) != field.default:
+            yield f"--{field.name.replace('_', '-')} has no effect with --optimizer {config.optimizer}"
+    if config.min_lr > 0 and config.lr_decay_style == "constant":
+        yield f"--min-lr {config.min_lr} has no effect with --lr-decay-style constant"
+    elif config.min_lr > config.lr:
+        yield f"--min-lr {config.min_lr} must not be above --lr {config.lr}"
+
+
+def _perf(config: Config) -> Iterator[str]:
+    perf = config.perf
+    if perf.max_tokens_per_gpu is not None and not perf.use_dynamic_batch_size:
+        yield f"--max-tokens-per-gpu {perf.max_tokens_per_gpu} has no effect without --use-dynamic-batch-size"
+    if perf.micro_batch_size is not None and perf.use_dynamic_batch_size:
+        yield f"--micro-batch-size {perf.micro_batch_size} has no effect with --use-dynamic-batch-size; leave one out"
+
+
+def _engine(config: Config) -> Iterator[str]:
+    addresses, sglang = config.sglang.rollout_external_engine_addrs, config.sglang
+    for address in addresses:
+        match = ADDRESS.fullmatch(address)
+        if match is None or not 0 < int(match[1]) < 65536:
+            yield f"--rollout-external-engine-addrs {address!r} is not an address; expected host:port"
+    if len(addresses) > 1:
+        yield f"--rollout-external-engine-addrs: this version talks to one engine; got {len(addresses)}"
+    if addresses and sglang.sglang_max_running_requests != type(sglang).sglang_max_running_requests:
+        yield "--sglang-max-running-requests has no effect on an engine that --rollout-external-engine-addrs names"

@@ -1,0 +1,104 @@
+"""A Hugging Face checkpoint folder as far as it can be read without loading a model."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimrl.errors import CheckpointError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+MAX_HEADER_BYTES = 100_000_000
+"""The limit that the safetensors library sets."""
+
+
+@dataclass(frozen=True)
+class HfFolder:
+    """The parsed config.json and the weight files of a checkpoint."""
+
+    path: Path
+    config: dict[str, Any]
+    """config.json as it is: JSON values."""
+    weights: tuple[Path, ...]
+    """The safetensors files, each parameter in one of them."""
+
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens at most in prompt and response together, if the config says."""
+        limit = self.config.get("max_position_embeddings")
+        return limit if isinstance(limit, int) else None
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer can wrap a prompt in a chat template."""
+        if (self.path / "chat_template.jinja").exists() or (self.path / "chat_template.json").exists():
+            return True
+        settings = self.path / "tokenizer_config.json"
+        return settings.exists() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
+
+    def kv_numbers_per_token(self) -> int | None:
+        """Numbers that one token keeps in the KV cache of all layers, if the config tells the shape."""
+        try:
+            heads = int(self.config["num_attention_heads"])
+            width = self.config.get("head_dim") or int(self.config["hidden_size"]) // heads
+            return (
+                2 * int(self.config["num_hidden_layers"]) * int(self.config.get("num_key_value_heads") or heads) * width
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def count_parameters(self) -> int:
+        """Numbers in all weight files, from their headers; raises CheckpointError for a file that is not one."""
+        return sum(math.prod(entry["shape"]) for file in self.weights for entry in _header(file).values())
+
+
+def open_hf_folder(path: Path, flag: str) -> HfFolder:
+    """Read the folder that a flag names; raises CheckpointError saying what is missing from it."""
+    if not path.is_dir():
+        kind = "is a file" if path.exists() else "does not exist"
+        raise CheckpointError(f"{flag} {path} {kind}; expected the folder of a Hugging Face checkpoint")
+    config = _read_config(path / "config.json", flag)
+    if not any((path / name).exists() for name in TOKENIZER_FILES):
+        raise CheckpointError(f"{flag} {path} has no tokenizer; expected {TOKENIZER_FILES[0]} or the like beside it")
+    weights = _weight_files(path)
+    if not weights:
+        raise CheckpointError(f"{flag} {path} has no weights; expected *.safetensors files")
+    return HfFolder(path, config, weights)
+
+
+def _read_config(file: Path, flag: str) -> dict[str, Any]:
+    if not file.exists():
+        raise CheckpointError(f"{flag} {file.parent} has no config.json; expected a Hugging Face checkpoint")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{flag}: {file} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{flag}: {file} holds no JSON object")
+    return config
+
+
+def _weight_files(path: Path) -> tuple[Path, ...]:
+    # some checkpoints carry their weights a second time in the original layout: the index, or the one file, counts
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        names = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        return tuple(path / name for name in sorted(names))
+    whole = path / "model.safetensors"
+    return (whole,) if whole.exists() else tuple(sorted(path.glob("*.safetensors")))
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """Entries by tensor name; a safetensors file begins with the header's length as 8 bytes, little-endian."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > MAX_HEADER_BYTES:
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(stream.read(length))
+        return {name: entry for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{file} is not a whole safetensors file: {error}") from error

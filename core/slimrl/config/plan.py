@@ -1,0 +1,126 @@
+"""The plan of a run: what a configuration comes to, before anything is started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from slimrl.config import Config
+from slimrl.config.batch import solve_batch
+from slimrl.config.hf_folder import open_hf_folder
+from slimrl.config.memory import ProcessMemory, estimate_memory
+from slimrl.config.resolve import num_rollouts
+from slimrl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is derived from a checked configuration and the number of prompts."""
+
+    num_prompts: int
+    rollout_batch_size: int
+    n_samples_per_prompt: int
+    samples_per_rollout: int
+    global_batch_size: int
+    num_steps_per_rollout: int
+    num_rollout: int
+    total_steps: int
+    """Optimizer steps in all."""
+    num_epochs: float
+    """Passes over the prompts, if no group is dropped."""
+    rollout_max_response_len: int
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16"]
+    num_threads: int
+    num_parameters: int
+    processes: tuple[ProcessMemory, ...]
+
+
+def make_plan(config: Config, *, num_prompts: int) -> Plan:
+    """What a configuration that `check` found no fault with comes to; raises ConfigError for what it cannot."""
+    sizes = solve_batch(config.rollout)
+    num_rollout = num_rollouts(config, num_prompts)
+    hf_checkpoint, max_response_len = config.ckpt.hf_checkpoint, config.rollout.rollout_max_response_len
+    if num_rollout is None or hf_checkpoint is None or max_response_len is None:
+        raise ConfigError("--num-rollout, --hf-checkpoint and --rollout-max-response-len are required")
+    model = open_hf_folder(hf_checkpoint, "--hf-checkpoint")
+    device = config.cluster.device
+    if device == "auto":
+        device = "cuda" if has_cuda_device() else "cpu"
+    dtype = config.cluster.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    plan = Plan(
+        num_prompts=num_prompts,
+        rollout_batch_size=sizes.rollout_batch_size,
+        n_samples_per_prompt=sizes.n_samples_per_prompt,
+        samples_per_rollout=sizes.samples_per_rollout,
+        global_batch_size=sizes.global_batch_size,
+        num_steps_per_rollout=sizes.num_steps_per_rollout,
+        num_rollout=num_rollout,
+        total_steps=num_rollout * sizes.num_steps_per_rollout,
+        num_epochs=num_rollout * sizes.rollout_batch_size / num_prompts,
+        rollout_max_response_len=max_response_len,
+        device=device,
+        dtype=dtype,
+        num_threads=config.cluster.num_threads or num_cores(),
+        num_parameters=model.count_parameters(),
+        processes=estimate_memory(config, model, dtype=dtype, samples_in_flight=_in_flight(config)),
+    )
+    if config.optimizer.lr_warmup_iters >= plan.total_steps:
+        raise ConfigError(
+            f"--lr-warmup-iters {config.optimizer.lr_warmup_iters} must be below the {plan.total_steps} optimizer "
+            f"steps of the run (--num-rollout {num_rollout} x --num-steps-per-rollout {plan.num_steps_per_rollout})"
+        )
+    return plan
+
+
+def has_cuda_device() -> bool:
+    """Whether the driver shows an NVIDIA device; asking torch would cost its import."""
+    return Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _in_flight(config: Config) -> int:
+    rollout = config.rollout
+    groups = rollout.over_sampling_batch_size or rollout.rollout_batch_size or 1
+    return groups * rollout.n_samples_per_prompt
+
+
+def format_plan(plan: Plan, config: Config) -> str:
+    """The plan as text for a terminal."""
+    p, gib = plan, 2**30
+    rows = [
+        ("model", f"{config.ckpt.hf_checkpoint}, {p.num_parameters / 1e6:,.1f} M parameters"),
+        ("prompts", f"{config.rollout.prompt_data}, {p.num_prompts:,} prompts"),
+        ("batch", _batch_line(p)),
+        ("length", f"{p.num_rollout:,} rollouts = {p.total_steps:,} optimizer steps, {p.num_epochs:.2f} epochs"),
+        ("reward", config.rollout.custom_rm_path or config.rollout.rm_type or ""),
+        ("device", f"{p.device}, {p.dtype}, {p.num_threads} threads"),
+    ]
+    if config.eval.eval_interval:
+        names = ", ".join(config.eval.eval_prompt_data[::2])
+        rows.append(("evaluation", f"{names} every {config.eval.eval_interval} rollouts"))
+    lines = [f"{name:<12}{text}" for name, text in rows]
+    lines += ["", f"{'process':<16}{'memory':>10}  of which"]
+    for process in p.processes:
+        parts = ", ".join(f"{name} {size / gib:.2f}" for name, size in process.parts.items())
+        lines.append(f"{process.name:<16}{process.total / gib:>6.2f} GiB  {parts}")
+    total = sum(process.total for process in p.processes)
+    lines.append(f"{'all':<16}{total / gib:>6.2f} GiB  and the activations of one micro-batch in the trainer")
+    return "\n".join(lines)
+
+
+def _batch_line(p: Plan) -> str:
+    return (
+        f"{p.rollout_batch_size} prompts x {p.n_samples_per_prompt} samples = {p.samples_per_rollout} samples "
+        f"= {p.global_batch_size} a step x {p.num_steps_per_rollout} optimizer steps a rollout"
+    )
