@@ -37,10 +37,12 @@ class RolloutSettings:
 
     def eval_sampling(self) -> SamplingParams:
         """Sampling parameters of evaluation: the rollout's, where evaluation says nothing else."""
-        given = {
-            "max_new_tokens": self.eval.eval_max_response_len,
-            "temperature": self.eval.eval_temperature,
-            "top_p": self.eval.eval_top_p,
-            "top_k": self.eval.eval_top_k,
-        }
-        return replace(self.sampling(), **{name: value for name, value in given.items() if value is not None})
+        rollout, config = self.sampling(), self.eval
+        length, temperature = config.eval_max_response_len, config.eval_temperature
+        return replace(
+            rollout,
+            max_new_tokens=rollout.max_new_tokens if length is None else length,
+            temperature=rollout.temperature if temperature is None else temperature,
+            top_p=rollout.top_p if config.eval_top_p is None else config.eval_top_p,
+            top_k=rollout.top_k if config.eval_top_k is None else config.eval_top_k,
+        )
