@@ -54,11 +54,12 @@ def _print_table(rows: Sequence[Explained]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("category", "key", "value", "from", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("category", "key", "value", "from"):
+        table.add_column(column, overflow="fold")
     for row in rows:
         style = "dim" if row.origin == "default" else ""
         # Text: a value may hold [brackets], which rich would read as markup
         table.add_row(*(Text(cell, style) for cell in (row.category, row.key, _text(row), row.origin)))
-    console = Console()
-    # a pipe has no width: nothing is cut off for the next program
-    console.print(table, width=None if console.is_terminal else 1000, crop=console.is_terminal)
+    # a pipe has no width: nothing is wrapped for the next program
+    Console(width=None if sys.stdout.isatty() else 100_000).print(table)

@@ -23,10 +23,10 @@ def check(config: Config) -> list[str]:
     Reads config.json and looks whether files are there; loads nothing heavy and starts nothing. The rows of
     prompt files, plugin references and the model's shape have owners of their own.
     """
-    problems = [*_required(config), *check_ranges(config)]
-    if not problems:  # a number out of range or missing would only be reported again
-        problems += _batch(config.rollout)
-    problems += [
+    return [
+        *_required(config),
+        *check_ranges(config),
+        *_batch(config.rollout),
         *_files(config),
         *_rollout(config),
         *_eval(config.eval),
@@ -35,7 +35,6 @@ def check(config: Config) -> list[str]:
         *_perf(config),
         *_engine(config),
     ]
-    return problems
 
 
 def eval_sets(config: EvalConfig) -> list[tuple[str, Path]]:
@@ -61,6 +60,10 @@ def _required(config: Config) -> Iterator[str]:
 
 
 def _batch(rollout: RolloutConfig) -> Iterable[str]:
+    groups, size = rollout.rollout_batch_size, rollout.n_samples_per_prompt
+    batch, steps = rollout.global_batch_size, rollout.num_steps_per_rollout
+    if groups is None or min(groups, size, batch or 1, steps or 1) < 1 or 0 in (batch, steps):
+        return ()  # reported with what is missing and out of range
     try:
         solve_batch(rollout)
     except ConfigError as error:

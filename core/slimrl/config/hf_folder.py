@@ -99,6 +99,10 @@ def _header(file: Path) -> dict[str, Any]:
             if length > MAX_HEADER_BYTES:
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(stream.read(length))
-        return {name: entry for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, AttributeError) as error:
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        if file.stat().st_size < expected:
+            raise ValueError(f"{file.stat().st_size} of {expected} bytes are there")
+        return entries
+    except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
         raise CheckpointError(f"{file} is not a whole safetensors file: {error}") from error

@@ -1,0 +1,150 @@
+"""The plan: what a configuration comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from slimrl.config import ClusterConfig, Config, EvalConfig, GrpoConfig, OptimizerConfig, PerfConfig, SglangConfig
+from slimrl.config.check import check
+from slimrl.config.explain import explain
+from slimrl.config.plan import format_plan, make_plan
+from slimrl.config.resolve import resolve
+from slimrl.config.settings import flatten, settings
+from slimrl.errors import ConfigError
+
+Make = Callable[..., Config]
+CPU = ClusterConfig(device="cpu", num_threads=2)
+PARAMETERS = 6464
+
+
+def memory(config: Config) -> dict[str, dict[str, float]]:
+    plan = make_plan(config, num_prompts=2)
+    return {process.name: dict(process.parts) for process in plan.processes}
+
+
+def test_batches_and_steps_are_derived(make_config: Make) -> None:
+    plan = make_plan(make_config(num_steps_per_rollout=2, cluster=CPU), num_prompts=16)
+    assert (plan.samples_per_rollout, plan.global_batch_size, plan.num_steps_per_rollout) == (64, 32, 2)
+    assert (plan.num_rollout, plan.total_steps, plan.num_epochs) == (3, 6, 1.5)
+    assert (plan.device, plan.dtype, plan.num_threads) == ("cpu", "float32", 2)
+    assert plan.num_parameters == PARAMETERS
+
+
+@pytest.mark.parametrize(("num_prompts", "num_rollout"), [(16, 4), (17, 4), (20, 5), (3, 1)])
+def test_epochs_become_whole_rollouts(num_prompts: int, num_rollout: int, make_config: Make) -> None:
+    plan = make_plan(make_config(num_rollout=None, num_epoch=2), num_prompts=num_prompts)
+    assert plan.num_rollout == num_rollout
+
+
+def test_cuda_computes_in_bfloat16_unless_told_otherwise(make_config: Make) -> None:
+    assert make_plan(make_config(cluster=ClusterConfig(device="cuda")), num_prompts=2).dtype == "bfloat16"
+    config = make_config(cluster=ClusterConfig(device="cuda", dtype="float32"))
+    assert make_plan(config, num_prompts=2).dtype == "float32"
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(make_config: Make) -> None:
+    config = make_config(optimizer=OptimizerConfig(lr_warmup_iters=3))
+    with pytest.raises(ConfigError, match="--lr-warmup-iters 3 must be below the 3 optimizer steps"):
+        make_plan(config, num_prompts=2)
+
+
+def test_the_trainer_keeps_weights_gradients_and_two_moments(make_config: Make) -> None:
+    trainer = memory(make_config(cluster=CPU))["trainer"]
+    assert trainer["weights"] == trainer["gradients"] == 4 * PARAMETERS
+    assert trainer["optimizer"] == 8 * PARAMETERS
+    assert "reference model" not in trainer
+
+
+def test_bfloat16_adds_the_optimizers_own_weights(make_config: Make) -> None:
+    trainer = memory(make_config(cluster=ClusterConfig(device="cpu", dtype="bfloat16")))["trainer"]
+    assert (trainer["weights"], trainer["optimizer"]) == (2 * PARAMETERS, 12 * PARAMETERS)
+
+
+def test_a_kl_loss_adds_the_reference_model_and_sgd_keeps_less(make_config: Make) -> None:
+    config = make_config(
+        cluster=CPU, grpo=GrpoConfig(use_kl_loss=True), optimizer=OptimizerConfig(optimizer="sgd", sgd_momentum=0)
+    )
+    trainer = memory(config)["trainer"]
+    assert (trainer["reference model"], trainer["optimizer"]) == (4 * PARAMETERS, 0)
+
+
+def test_the_engine_keeps_the_cache_of_what_runs_at_once(make_config: Make) -> None:
+    numbers_per_token = 2 * 2 * 2 * 16
+    assert memory(make_config(cluster=CPU))["engine"]["KV cache"] == 64 * 16 * numbers_per_token * 4
+    few = make_config(cluster=CPU, rollout_max_prompt_len=4, sglang=SglangConfig(sglang_max_running_requests=10))
+    assert memory(few)["engine"]["KV cache"] == 10 * 20 * numbers_per_token * 4
+
+
+def test_an_engine_elsewhere_is_not_counted(make_config: Make) -> None:
+    assert "engine" not in memory(make_config(sglang=SglangConfig(rollout_external_engine_addrs=("a:1",))))
+
+
+def test_the_text_has_batches_steps_processes_and_memory(make_config: Make, prompt_file: object) -> None:
+    evaluation = EvalConfig(eval_interval=2, eval_prompt_data=("held-out", str(prompt_file)))
+    config = make_config(cluster=CPU, eval=evaluation)
+    text = format_plan(make_plan(config, num_prompts=2), config)
+    for words in (
+        "8 prompts x 8 samples = 64 samples = 64 a step x 1 optimizer steps a rollout",
+        "3 rollouts = 3 optimizer steps, 12.00 epochs",
+        "held-out every 2 rollouts",
+        "cpu, float32, 2 threads",
+        "trainer ",
+        "engine ",
+        "GiB",
+    ):
+        assert words in text
+
+
+def test_what_is_unset_is_derived_and_said_to_be(make_config: Make, prompt_file: object) -> None:
+    config = make_config(
+        num_rollout=None,
+        num_epoch=4,
+        label_key="label",
+        rollout_top_p=0.9,
+        grpo=GrpoConfig(eps_clip=0.3, use_kl_loss=True),
+        perf=PerfConfig(use_dynamic_batch_size=True),
+        eval=EvalConfig(eval_interval=1, eval_prompt_data=("a", str(prompt_file)), eval_temperature=0.0),
+    )
+    resolved, origins = resolve(config, dict.fromkeys(settings(), "flag"), num_prompts=8)
+    values = flatten(resolved)
+    expected = {
+        "num_rollout": 4,
+        "global_batch_size": 64,
+        "num_steps_per_rollout": 1,
+        "over_sampling_batch_size": 8,
+        "eps_clip_high": 0.3,
+        "eval_top_p": 0.9,
+        "eval_label_key": "label",
+        "eval_max_response_len": 16,
+        "max_tokens_per_gpu": 8192,
+        "ref_load": config.ckpt.hf_checkpoint,
+    }
+    assert {name: values[name] for name in expected} == expected
+    assert {origins[name] for name in expected} == {"derived"}
+    assert (values["eval_temperature"], origins["eval_temperature"]) == (0.0, "flag")
+
+
+def test_nothing_is_derived_for_an_evaluation_that_never_happens(make_config: Make) -> None:
+    resolved, _ = resolve(make_config(), dict.fromkeys(settings(), "default"))
+    assert resolved.eval == EvalConfig()
+
+
+def test_a_resolved_configuration_keeps_every_rule(make_config: Make, prompt_file: object) -> None:
+    evaluation = EvalConfig(eval_interval=1, eval_prompt_data=("a", str(prompt_file)))
+    resolved, _ = resolve(make_config(eval=evaluation), dict.fromkeys(settings(), "default"), num_prompts=2)
+    assert check(resolved) == []
+
+
+def test_one_key_is_explained_however_it_is_spelt(make_config: Make) -> None:
+    origins = dict.fromkeys(settings(), "default") | {"rollout_batch_size": "flag"}
+    for key in ("rollout_batch_size", "rollout-batch-size", "--rollout-batch-size"):
+        (row,) = explain(make_config(), origins, key)
+        assert (row.key, row.category, row.value, row.origin) == ("rollout_batch_size", "rollout", 8, "flag")
+        assert row.help.startswith("Prompts (groups) per rollout")
+
+
+def test_an_unknown_key_gets_the_nearest_one(make_config: Make) -> None:
+    with pytest.raises(ConfigError, match="unknown key 'rollout_batchsize'; did you mean rollout_batch_size"):
+        explain(make_config(), {}, "rollout_batchsize")
