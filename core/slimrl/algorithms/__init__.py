@@ -1,0 +1,1 @@
+"""Losses, reductions and packing: pure functions that know nothing of Megatron, Ray or files."""

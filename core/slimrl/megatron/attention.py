@@ -1,0 +1,96 @@
+"""Core attention over packed tokens: torch's scaled dot product, one call a segment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor
+
+from slimrl.algorithms.segments import Segment
+
+
+@dataclass
+class PackedSegments(PackedSeqParams):  # type: ignore[misc]  # Megatron has no types
+    """Megatron's packed-sequence parameters and who attends to whom.
+
+    To Megatron's rotary code all tokens are one sequence, whose angles are given token by token.
+    """
+
+    row_sizes: list[int] = field(default_factory=list)
+    """[segments] query tokens of each segment; the segments are in token order."""
+    key_sizes: list[int] = field(default_factory=list)
+    """[segments] key tokens of each segment: context, then its own."""
+    keys: Tensor | None = None
+    """[sum of key_sizes] token of each key; None: each segment's keys are its own tokens."""
+    masks: list[Tensor | None] = field(default_factory=list)
+    """[segments] bool [rows, keys], or None for plainly causal."""
+
+
+def packed_segments(segments: Sequence[Segment], device: torch.device) -> PackedSegments:
+    """Segments as tensors on a device."""
+    num_tokens = segments[-1].end
+    keys = None
+    if any(len(segment.context) for segment in segments):
+        own = (np.arange(segment.start, segment.end) for segment in segments)
+        pieces = [np.concatenate((segment.context, rows)) for segment, rows in zip(segments, own, strict=True)]
+        keys = torch.from_numpy(np.concatenate(pieces)).to(device)
+    bounds = torch.tensor([0, num_tokens], dtype=torch.int32)
+    return PackedSegments(
+        qkv_format="thd",
+        cu_seqlens_q=bounds,
+        cu_seqlens_kv=bounds,
+        max_seqlen_q=num_tokens,
+        max_seqlen_kv=num_tokens,
+        row_sizes=[segment.end - segment.start for segment in segments],
+        key_sizes=[len(segment.context) + segment.end - segment.start for segment in segments],
+        keys=keys,
+        masks=[None if segment.mask is None else torch.from_numpy(segment.mask).to(device) for segment in segments],
+    )
+
+
+class PackedAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no types
+    """Softmax attention for Megatron's self-attention layer, on any device torch runs on."""
+
+    # Any: Megatron passes what its fused kernels need besides
+    def __init__(self, config: Any, *args: Any, softmax_scale: float | None = None, **kwargs: Any) -> None:
+        super().__init__(config=config)
+        self.softmax_scale = softmax_scale
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: None,
+        *,
+        packed_seq_params: PackedSegments,
+        **kwargs: Any,
+    ) -> Tensor:
+        """[tokens, heads, channels] each, fewer heads for key and value; returns [tokens, heads * channels]."""
+        packed = packed_seq_params
+        if packed.keys is not None:
+            # One gather for all segments: its backward is one addition, not one a segment.
+            key, value = key.index_select(0, packed.keys), value.index_select(0, packed.keys)
+        queries = query.split(packed.row_sizes)
+        keys, values = key.split(packed.key_sizes), value.split(packed.key_sizes)
+        has_groups = query.size(1) != key.size(1)
+        outputs = [
+            F.scaled_dot_product_attention(
+                q.transpose(0, 1)[None],
+                k.transpose(0, 1)[None],
+                v.transpose(0, 1)[None],
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=self.softmax_scale,
+                enable_gqa=has_groups,
+            )[0].transpose(0, 1)
+            for q, k, v, mask in zip(queries, keys, values, packed.masks, strict=True)
+        ]
+        return torch.cat(outputs).flatten(1)

@@ -1,0 +1,94 @@
+"""What a checkpoint folder of the trainer holds.
+
+model/                  a Hugging Face checkpoint: weights, config, tokenizer
+optimizer.safetensors   optimizer state by Megatron parameter name
+trainer.json            counters and random states
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimrl.errors import CheckpointError
+from slimrl.megatron.tensor_files import write_tensors
+
+MODEL = "model"
+OPTIMIZER = "optimizer.safetensors"
+TRAINER = "trainer.json"
+FORMAT = 1
+
+
+def is_trainer_checkpoint(folder: Path) -> bool:
+    """Whether a folder is one of ours, rather than a Hugging Face checkpoint."""
+    return (folder / TRAINER).is_file()
+
+
+def hf_folder(folder: Path) -> Path:
+    """Where the Hugging Face checkpoint is: in a checkpoint of ours, or the folder itself."""
+    return folder / MODEL if is_trainer_checkpoint(folder) else folder
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    weights: Iterable[tuple[str, Tensor]],
+    optimizer: Iterable[tuple[str, Tensor]],
+    state: dict[str, Any],
+    source: Path,
+    dtype: torch.dtype,
+) -> None:
+    """Write a checkpoint into an existing folder; `source` gives config and tokenizer. trainer.json comes last."""
+    save_hf_checkpoint(folder / MODEL, weights=weights, source=source, dtype=dtype)
+    write_tensors(folder / OPTIMIZER, optimizer)
+    (folder / TRAINER).write_text(json.dumps({"format": FORMAT, **state}))
+
+
+def save_hf_checkpoint(
+    folder: Path, *, weights: Iterable[tuple[str, Tensor]], source: Path, dtype: torch.dtype
+) -> None:
+    """Write weights as a folder that transformers loads, with everything of `source` that is not weights."""
+    folder.mkdir()
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.suffix in (".json", ".txt", ".model", ".jinja") and "index" not in file.name:
+            shutil.copyfile(file, folder / file.name)
+    config = read_config(source)
+    # transformers loads in the format the config names
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_tensors(folder / "model.safetensors", weights)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """trainer.json; raises CheckpointError when it is damaged or of another format."""
+    state = _read_json(folder / TRAINER)
+    if state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {folder} has format {state.get('format')!r}, this version reads {FORMAT}; "
+            f"its weights can still be used: --ref-load {folder / MODEL}"
+        )
+    return state
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a Hugging Face checkpoint; raises CheckpointError when there is none."""
+    return _read_json(folder / "config.json")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError as e:
+        raise CheckpointError(f"{file} is missing; {file.parent} is not a whole checkpoint") from e
+    except json.JSONDecodeError as e:
+        raise CheckpointError(f"{file} is damaged: {e}") from e
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} must hold a JSON object")
+    return content

@@ -1,0 +1,123 @@
+"""Everything that depends on Megatron-core's version or on CUDA being absent."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from slimrl.errors import UsageError
+
+FLOOR = (0, 16, 1)
+
+
+def prepare_megatron(device: torch.device) -> None:
+    """Import Megatron-core and make it usable on `device`; call before any other Megatron import.
+
+    Raises UsageError below the tested floor. On a CPU, Megatron's modules are given a view of torch in which CUDA
+    means the CPU; torch itself stays as it is, so other users of torch in the process notice nothing.
+    """
+    found = version("megatron-core")
+    if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < FLOOR:
+        raise UsageError(f"megatron-core {found} is too old; install megatron-core>={'.'.join(map(str, FLOOR))}")
+    with without_megatron_warnings():
+        for name in (
+            "megatron.core.distributed",
+            "megatron.core.models.gpt.gpt_layer_specs",
+            "megatron.core.models.gpt.gpt_model",
+            "megatron.core.optimizer",
+            "megatron.core.pipeline_parallel",
+        ):
+            importlib.import_module(name)
+    _use_default_group_silently()
+    if device.type == "cpu":
+        _give_megatron_a_cpu_torch()
+
+
+@contextlib.contextmanager
+def without_megatron_warnings() -> Iterator[None]:
+    """Silence what Megatron says while it is imported and built.
+
+    It warns of each optional CUDA package (Transformer Engine, Apex, ...) that is not installed and of deprecated
+    names and settings in its own code.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def mark_parameters(model: torch.nn.Module) -> None:
+    """Make Megatron's mixed-precision optimizer accept parameters on a CPU.
+
+    It tells number formats apart by `param.type() == "torch.cuda.BFloat16Tensor"`.
+    """
+    for parameter in model.parameters():
+        if not parameter.is_cuda:
+            name = parameter.type().replace("torch.", "torch.cuda.", 1)
+            parameter.type = lambda *args, _name=name: _name  # type: ignore[method-assign,assignment]
+
+
+def _use_default_group_silently() -> None:
+    """Megatron's own RowParallelLinear passes no group on, and each of its forward passes would warn of that."""
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel import layers
+
+    choose = layers.get_tensor_model_parallel_group_if_none
+
+    def group_or_default(tp_group: Any, *args: Any, **kwargs: Any) -> Any:  # Any: Megatron has no types
+        if tp_group is None and not (args or kwargs) and parallel_state.model_parallel_is_initialized():
+            tp_group = parallel_state.get_tensor_model_parallel_group()
+        return choose(tp_group, *args, **kwargs)
+
+    if choose.__name__ != group_or_default.__name__:
+        layers.get_tensor_model_parallel_group_if_none = group_or_default
+
+
+def _give_megatron_a_cpu_torch() -> None:
+    view = _CpuTorch()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("megatron.core") and getattr(module, "torch", None) is torch:
+            module.torch = view  # type: ignore[attr-defined]
+
+
+class _View(types.ModuleType):
+    """A module seen through a few replacements."""
+
+    def __init__(self, module: types.ModuleType, **replacements: Any) -> None:  # Any: functions and modules
+        super().__init__(module.__name__)
+        self.__dict__["_module"] = module
+        self.__dict__.update(replacements)
+
+    def __getattr__(self, name: str) -> Any:  # Any: whatever the module holds
+        return getattr(self.__dict__["_module"], name)
+
+
+class _CpuTorch(_View):
+    def __init__(self) -> None:
+        cpu = torch.device("cpu")
+        cuda = _View(
+            torch.cuda,
+            current_device=lambda: cpu,
+            synchronize=lambda *args: None,
+            manual_seed=torch.manual_seed,
+            get_rng_state=lambda *args: torch.get_rng_state(),
+            set_rng_state=lambda state, *args: torch.set_rng_state(state),
+        )
+        factories = {name: _on_cpu(getattr(torch, name)) for name in ("zeros", "ones", "empty", "tensor", "full")}
+        super().__init__(torch, cuda=cuda, **factories)
+
+
+def _on_cpu(factory: Any) -> Any:  # Any: overloaded builtins of torch
+    def make(*args: Any, device: Any = None, pin_memory: bool = False, **kwargs: Any) -> torch.Tensor:
+        is_cuda = device is not None and torch.device(device).type == "cuda"
+        tensor: torch.Tensor = factory(*args, device="cpu" if is_cuda else device, **kwargs)
+        return tensor
+
+    return make

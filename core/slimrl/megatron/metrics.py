@@ -1,0 +1,45 @@
+"""Metrics of optimizer steps from the sums of their micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+
+def step_metrics(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Metrics of one step; see `grpo_loss` for the sums.
+
+    Losses and the clip fraction are means over the whole step, samples that were skipped included (they add zero).
+    Entropy, the drift of the policy and the differences to the engine are means over what was computed, and are
+    left out where nothing was.
+    """
+    total = {name: sum(float(part[name]) for part in sums) for name in (sums[0] if sums else ())}
+    metrics = {
+        "train/loss": total.get("loss", 0.0),
+        "train/pg_loss": total.get("policy", 0.0),
+        "train/clip_fraction": total.get("clipped", 0.0),
+    }
+    if "kl" in total:
+        metrics["train/kl_loss"] = total["kl"]
+    if sums:
+        metrics["train/entropy"] = total["entropy"] / total["weight"]
+        metrics["train/ppo_kl"] = total["ppo_kl"] / total["weight"]
+        metrics["train/log_prob_abs_diff"] = total["mismatch"] / total["tokens"]
+        metrics["train/log_prob_abs_diff_max"] = max(float(part["mismatch_max"]) for part in sums)
+    return metrics
+
+
+def summarise(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over the steps that have a metric; the largest where the name ends in _max, the last learning rate."""
+    names = dict.fromkeys(name for step in steps for name in step)
+    summary = {}
+    for name in names:
+        values = [step[name] for step in steps if name in step]
+        if name.endswith("_max"):
+            summary[name] = max(values)
+        elif name == "train/lr":
+            summary[name] = values[-1]
+        else:
+            summary[name] = sum(values) / len(values)
+    return summary

@@ -1,0 +1,215 @@
+"""The Trainer protocol on Megatron-core."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slimrl.config.ckpt import CkptConfig
+from slimrl.config.grpo import GrpoConfig
+from slimrl.config.model import ModelConfig
+from slimrl.config.optimizer import OptimizerConfig
+from slimrl.config.perf import PerfConfig
+from slimrl.errors import CheckpointError, ConfigError, TrainError
+from slimrl.megatron import checkpoint as files
+from slimrl.megatron.compat import prepare_megatron
+from slimrl.megatron.convert.weights import export_weights, load_weights
+from slimrl.megatron.parallel import init_parallel
+from slimrl.megatron.random_state import random_state, restore_random_state
+from slimrl.megatron.schedule import learning_rate
+from slimrl.megatron.shape import check_model_flags, model_shape
+from slimrl.megatron.tensor_files import TensorReader
+from slimrl.megatron.timing import Timer
+from slimrl.protocols import Advantage, WeightTransport
+from slimrl.types import TrainBatch, TrainReport
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+
+class MegatronTrainer:
+    """GRPO on one process: weights, float32 gradients and Adam's two moments, so four copies of the model in float32.
+
+    With --use-kl-loss the reference weights are one more copy on the same device; they are swapped in for a pass by
+    exchanging pointers. In bfloat16 float32 master weights come on top.
+    """
+
+    def __init__(
+        self,
+        ckpt: CkptConfig,
+        model: ModelConfig,
+        rollout_temperature: float,
+        grpo: GrpoConfig,
+        optimizer: OptimizerConfig,
+        perf: PerfConfig,
+        *,
+        num_steps_per_rollout: int,
+        global_batch_size: int,
+        total_steps: int,
+        advantage: Advantage,
+        transport: WeightTransport,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        num_threads: int | None = None,
+        seed: int = 1234,
+        deterministic: bool = False,
+    ) -> None:
+        if ckpt.hf_checkpoint is None:
+            raise ConfigError("--hf-checkpoint is required: it gives the model's shape and tokenizer")
+        self._ckpt = ckpt
+        self._source = ckpt.hf_checkpoint
+        self._grpo = grpo
+        self._optimizer_config = optimizer
+        self._total_steps = total_steps
+        self._advantage = advantage
+        self._transport = transport
+        self._device = _device(device)
+        self._dtype = _dtype(dtype, self._device)
+        self._num_updates = 0
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        if deterministic:
+            _be_deterministic()
+        config = files.read_config(self._source)
+        if problems := check_model_flags(model, config):
+            raise ConfigError(problems)
+        self._shape = model_shape(config)
+
+        prepare_megatron(self._device)
+        # Importing Megatron is slow, and these modules do.
+        from slimrl.megatron.model import build_model
+        from slimrl.megatron.optimizer import PolicyOptimizer
+        from slimrl.megatron.rollout_step import RolloutSteps
+
+        init_parallel(self._device, seed)
+        self._model = build_model(self._shape, device=self._device, dtype=self._dtype)
+        self._optimizer = PolicyOptimizer(self._model, optimizer)
+        self._steps = RolloutSteps(
+            self._optimizer,
+            grpo,
+            perf,
+            temperature=rollout_temperature,
+            num_steps=num_steps_per_rollout,
+            rollouts_per_step=global_batch_size,
+            device=self._device,
+        )
+
+    def load(self, checkpoint: Path | None) -> None:
+        """Load weights, and from a checkpoint of ours also optimizer, schedule position and random states.
+
+        None starts training from --ref-load, else --hf-checkpoint. Raises CheckpointError when a checkpoint is
+        incomplete or does not fit the model.
+        """
+        start = checkpoint or self._ckpt.ref_load or self._source
+        self._load_weights(start)
+        self._optimizer.weights_changed()
+        self._num_updates = 0
+        if checkpoint is not None and files.is_trainer_checkpoint(checkpoint):
+            state = files.read_state(checkpoint)
+            self._num_updates = int(state["num_updates"])
+            if state["optimizer"] != self._optimizer_config.optimizer:
+                raise CheckpointError(
+                    f"checkpoint {checkpoint} was saved with --optimizer {state['optimizer']}, "
+                    f"this run has {self._optimizer_config.optimizer}; use the same, or start anew without --load"
+                )
+            self._optimizer.load_state(TensorReader(checkpoint), self._num_updates)
+            restore_random_state(state["random"])
+        if self._grpo.use_kl_loss:
+            self._load_reference(start)
+        logger.info("loaded %s at optimizer step %d", start, self._num_updates)
+
+    def train(self, batch: TrainBatch) -> TrainReport:
+        """All optimizer steps of one rollout; raises TrainError when a loss or gradient is not finite."""
+        advantages = np.asarray(self._advantage(batch.rewards, batch.group_ids), dtype=np.float32)
+        self._check_advantages(advantages, batch)
+        metrics = self._steps.run(batch, advantages, self._num_updates, self._learning_rate)
+        self._num_updates += self._steps.num_steps
+        return TrainReport(metrics=metrics, advantages=advantages)
+
+    def export_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The current weights under their Hugging Face names, one at a time; tensors may be views of parameters."""
+        return export_weights(dict(self._model.named_parameters()), self._shape)
+
+    def publish(self, version: int) -> Mapping[str, float]:
+        """Give the engine the current weights under a version; returns how long it took."""
+        timer = Timer(self._device)
+        with timer("perf/publish_s"):
+            self._transport.publish(self.export_weights(), version)
+        return timer.seconds
+
+    def save(self, folder: Path) -> None:
+        """Write weights (as a Hugging Face checkpoint in model/), optimizer state, counters and random states."""
+        files.save_checkpoint(
+            folder,
+            weights=self.export_weights(),
+            optimizer=self._optimizer.state(),
+            state={
+                "num_updates": self._num_updates,
+                "optimizer": self._optimizer_config.optimizer,
+                "random": random_state(),
+            },
+            source=self._source,
+            dtype=self._dtype,
+        )
+
+    def _learning_rate(self, update: int) -> float:
+        return learning_rate(self._optimizer_config, update, self._total_steps)
+
+    def _load_weights(self, folder: Path) -> None:
+        load_weights(dict(self._model.named_parameters()), TensorReader(files.hf_folder(folder)), self._shape)
+
+    def _load_reference(self, loaded: Path) -> None:
+        reference = self._ckpt.ref_load or self._source
+        current = {name: parameter.detach().clone() for name, parameter in self._model.named_parameters()}
+        if reference != loaded:
+            self._load_weights(reference)
+            for name, parameter in self._model.named_parameters():
+                held = parameter.detach().clone()
+                parameter.data.copy_(current[name])
+                current[name] = held
+        self._steps.set_reference(current)
+
+    def _check_advantages(self, advantages: NDArray[np.float32], batch: TrainBatch) -> None:
+        estimator = self._grpo.advantage_estimator
+        if advantages.shape != batch.rewards.shape:
+            raise TrainError(
+                f"advantage estimator {estimator!r} returned shape {advantages.shape} for {len(batch)} samples; "
+                "it must return one number a sample"
+            )
+        if not np.isfinite(advantages).all():
+            sample = int(batch.sample_ids[~np.isfinite(advantages)][0])
+            raise TrainError(
+                f"step {batch.step}: advantage estimator {estimator!r} gave a number that is not finite "
+                f"to sample {sample}"
+            )
+
+
+def _device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda but torch finds no CUDA device; use --device cpu")
+    return torch.device(name)
+
+
+def _dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.float32 if name == "float32" else torch.bfloat16
+
+
+def _be_deterministic() -> None:
+    # cuBLAS reads it when it is first used
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # It would write NaN into every new tensor; nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False
