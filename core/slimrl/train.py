@@ -25,6 +25,7 @@ from slimrl.observe.cpu import CpuMeter
 from slimrl.observe.curve import draw_reward_curve
 from slimrl.observe.progress import StepProgress
 from slimrl.observe.run_dir import RunDir, write_atomically
+from slimrl.observe.summary import print_summary
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.settings import RolloutSettings
 
@@ -132,6 +133,7 @@ def train(config: Config, plan: Plan, plugins: PluginSet, origins: Origins) -> F
                 crew.close()
     draw_reward_curve(run.read_metrics(), run.curve)
     run.event("interrupted" if finished.interrupted else "end", step=finished.step)
+    print_summary(run, console)
     return finished
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
 from slimrl.engines.process import EngineProcess, EngineSettings, embedded_command
@@ -33,8 +33,8 @@ class TrainerSettings:
     num_steps_per_rollout: int
     global_batch_size: int
     total_steps: int
-    device: str
-    dtype: str
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16"]
     num_threads: int
     seed: int
     deterministic: bool
@@ -124,6 +124,7 @@ class TrainerActor:
         from slimrl.sync import open_transport
 
         s = self._settings
+        assert s.ckpt.hf_checkpoint is not None, "checked with the configuration"
         self._trainer: MegatronTrainer = MegatronTrainer(
             s.ckpt,
             s.model,
