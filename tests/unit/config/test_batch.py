@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimrl.config import RolloutConfig
 from slimrl.config.batch import solve_batch
 from slimrl.errors import ConfigError
 
-SIZE = st.integers(1, 40)
+SIZE = st.integers(1, 8)
 
 
 def rollout(groups: int, size: int, batch: int | None, steps: int | None) -> RolloutConfig:
@@ -19,7 +19,8 @@ def rollout(groups: int, size: int, batch: int | None, steps: int | None) -> Rol
     )
 
 
-@given(SIZE, SIZE, st.none() | SIZE, st.none() | SIZE)
+@settings(deadline=None)  # time says nothing on a busy machine
+@given(SIZE, SIZE, st.none() | st.integers(1, 70), st.none() | SIZE)
 def test_it_holds_with_what_was_given_or_is_refused_rightly(
     groups: int, size: int, batch: int | None, steps: int | None
 ) -> None:

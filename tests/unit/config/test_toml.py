@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from slimrl.config import Config
@@ -91,6 +92,7 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
 CONFIGS = st.fixed_dictionaries({name: values_of(setting) for name, setting in settings().items()}).map(build)
 
 
+@hypothesis_settings(deadline=None)  # time says nothing on a busy machine
 @given(config=CONFIGS, origin=st.sampled_from(["default", "flag", "file a.toml", "file a\nb = 1"]))
 def test_any_configuration_survives_being_written_and_read(config: Config, origin: str) -> None:
     text = to_toml(config, dict.fromkeys(settings(), origin))

@@ -1,0 +1,138 @@
+"""`slimrl train` asked wrongly: one clear error, exit code 2, quickly, and nothing heavy loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slimrl.hub import fetch
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def argv(tmp_path: Path) -> dict[str, object]:
+    """Flags of a run that could start."""
+    prompts, reward = tmp_path / "prompts.jsonl", tmp_path / "reward.py"
+    prompts.write_text('{"input": "1 + 1", "label": "2"}\n' * 20)
+    reward.write_text("def score(sample):\n    return 1.0\n")
+    return {
+        "--hf-checkpoint": fetch("smollm2-135m"),
+        "--prompt-data": prompts,
+        "--label-key": "label",
+        "--rollout-batch-size": 4,
+        "--n-samples-per-prompt": 2,
+        "--num-epoch": 2,
+        "--rollout-max-response-len": 8,
+        "--custom-rm-path": f"{reward}:score",
+    }
+
+
+def words(argv: dict[str, object], **changes: object) -> list[object]:
+    changed = argv | {"--" + name.replace("_", "-"): value for name, value in changes.items()}
+    return [word for pair in changed.items() for word in pair]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (
+            {"n_sample_per_prompt": 2},
+            "error: unknown flag --n-sample-per-prompt; did you mean --n-samples-per-prompt?",
+        ),
+        ({"prompt_data": "nowhere.jsonl"}, "error: --prompt-data nowhere.jsonl: No such file or directory"),
+        ({"hf_checkpoint": "nowhere"}, "error: --hf-checkpoint nowhere does not exist; expected the folder of a"),
+        ({"config": "nowhere.toml"}, "error: --config nowhere.toml: No such file or directory"),
+        (
+            {"global_batch_size": 6},
+            "error: the batch equation does not hold: --rollout-batch-size 4 x --n-samples-per-prompt 2 = 8",
+        ),
+        ({"label_key": "answer"}, "prompts.jsonl:1: no key 'answer' (--label-key); this row has: input, label"),
+        ({"num_layers": 12}, "error: --num-layers 12 but the checkpoint's is 30"),
+        ({"custom_rm_path": "nowhere"}, "error: there is no reward 'nowhere'"),
+        ({"custom_rm_path": "nowhere.py:score"}, "nowhere.py"),
+    ],
+)
+def test_a_mistake_is_one_clear_error_within_three_seconds(
+    changes: dict[str, object], error: str, argv: dict[str, object], slimrl: Run
+) -> None:
+    outcome = slimrl("train", *words(argv, **changes))
+    assert outcome.code == 2
+    assert outcome.stderr.count("error: ") == 1
+    assert error in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert outcome.cpu_s < 3
+    assert outcome.heavy == []
+
+
+def test_mistakes_of_all_kinds_are_reported_together(argv: dict[str, object], slimrl: Run) -> None:
+    outcome = slimrl(
+        "train", *words(argv, label_key="answer", global_batch_size=6, num_layers=12, custom_rm_path="nowhere")
+    )
+    assert outcome.code == 2
+    assert outcome.stderr.count("error: ") == 4
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(argv: dict[str, object], slimrl: Run, tmp_path: Path) -> None:
+    before = set(tmp_path.rglob("*"))
+    outcome = slimrl("train", "--dry-run", *words(argv, device="cpu"))
+    assert (outcome.code, outcome.stderr, outcome.heavy) == (0, "", [])
+    assert "134.5 M parameters" in outcome.stdout
+    assert "4 prompts x 2 samples = 8 samples = 8 a step x 1 optimizer steps a rollout" in outcome.stdout
+    assert "10 rollouts = 10 optimizer steps, 2.00 epochs" in outcome.stdout
+    assert {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts} == before
+
+
+def test_the_help_of_train_is_light(slimrl: Run) -> None:
+    outcome = slimrl("train", "--help")
+    assert (outcome.code, outcome.heavy) == (0, [])
+    assert "--rollout-batch-size" in outcome.stdout
+
+
+def test_explain_says_where_each_value_came_from(slimrl: Run, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("[rollout]\nrollout_batch_size = 4\nn_samples_per_prompt = 2\n")
+    outcome = slimrl("config", "explain", "--config", "run.toml", "--lr", "0.5", "--json")
+    assert (outcome.code, outcome.heavy) == (0, [])
+    rows = {row["key"]: (row["value"], row["origin"]) for row in json.loads(outcome.stdout)}
+    assert rows["rollout_batch_size"] == (4, "file run.toml")
+    assert rows["lr"] == (0.5, "flag")
+    assert rows["seed"] == (1234, "default")
+    assert rows["global_batch_size"] == (8, "derived")
+
+
+def test_explain_prints_a_table_that_is_not_cut_off(slimrl: Run) -> None:
+    stop = "x" * 300
+    outcome = slimrl("config", "explain", "--rollout-stop", stop, "[bold]")
+    line = next(line for line in outcome.stdout.splitlines() if "rollout_stop " in line)
+    assert line.split() == ["rollout", "rollout_stop", f'["{stop}",', '"[bold]"]', "flag"]
+
+
+def test_explain_of_one_key_has_its_help(slimrl: Run) -> None:
+    outcome = slimrl("config", "explain", "--eps-clip-high")
+    assert outcome.code == 2  # a flag without its value, and no key
+    outcome = slimrl("config", "explain", "eps-clip-high", "--eps-clip", "0.3")
+    assert outcome.stdout.splitlines() == [
+        "eps_clip_high = 0.3",
+        "  from      derived",
+        "  category  grpo",
+        "  Clip range of the probability ratio above 1. Default: --eps-clip.",
+    ]
+
+
+@pytest.mark.parametrize("command", [["config"], ["config", "explan"], ["model"], ["model", "fetch"], ["model", "x"]])
+def test_a_subcommand_without_its_words_shows_its_usage(command: list[str], slimrl: Run) -> None:
+    outcome = slimrl(*command)
+    assert outcome.code == 2
+    assert outcome.stderr.startswith("error: usage: slimrl ")
+
+
+def test_explain_refuses_an_unknown_key(slimrl: Run) -> None:
+    outcome = slimrl("config", "explain", "rollout-batchsize")
+    assert (outcome.code, outcome.stderr) == (
+        2,
+        "error: unknown key 'rollout-batchsize'; did you mean rollout_batch_size?\n",
+    )
