@@ -115,7 +115,7 @@ def format_plan(plan: Plan, config: Config) -> str:
         parts = ", ".join(f"{name} {size / gib:.2f}" for name, size in process.parts.items())
         lines.append(f"{process.name:<16}{process.total / gib:>6.2f} GiB  {parts}")
     total = sum(process.total for process in p.processes)
-    lines.append(f"{'all':<16}{total / gib:>6.2f} GiB  and the activations of one micro-batch in the trainer")
+    lines.append(f"{'all':<16}{total / gib:>6.2f} GiB  without activations, reward workers and Ray's own processes")
     return "\n".join(lines)
 
 
