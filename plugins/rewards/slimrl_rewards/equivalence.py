@@ -58,9 +58,9 @@ def _differ_at_a_point(one: Node, other: Node) -> bool:
     """Whether the sides are clearly unequal for some values of the letters; False also where that is unknown."""
     try:
         left, right = _approximate(one), _approximate(other)
+        return abs(left - right) > TOLERANCE * (1 + abs(left) + abs(right))  # False for nan
     except (ArithmeticError, ValueError, TypeError):  # overflow, a pole, an operation complex numbers lack
         return False
-    return abs(left - right) > TOLERANCE * (1 + abs(left) + abs(right))  # False for nan
 
 
 def _approximate(node: Node) -> complex:

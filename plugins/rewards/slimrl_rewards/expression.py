@@ -18,7 +18,7 @@ from sympy.parsing import sympy_parser
 
 MAX_CHARS: Final = 1_000
 MAX_NESTING: Final = 50
-MAX_DEPTH: Final = 300
+MAX_DEPTH: Final = 200
 """Of the tree: a long sum is as deep as it has terms."""
 CONSTANTS: Final = frozenset({"pi", "oo", "I"})
 FUNCTIONS: Final = frozenset({"sqrt", "ln", "factorial", "factorial2"})
