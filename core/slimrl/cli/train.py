@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
+from slimrl.cli.main import EXIT_INTERRUPTED
 from slimrl.config import Config
 from slimrl.config.check import check, eval_sets
 from slimrl.config.flags import Origins, parse
@@ -44,8 +45,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from slimrl.train import train  # Ray: only when there is something to start
 
-    train(prepared.config, prepared.plan, prepared.plugins, prepared.origins)
-    return 0
+    finished = train(prepared.config, prepared.plan, prepared.plugins, prepared.origins)
+    return EXIT_INTERRUPTED if finished.interrupted else 0
 
 
 def prepare(argv: Sequence[str]) -> Prepared:
