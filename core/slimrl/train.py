@@ -38,8 +38,8 @@ class Finished:
     step: int
     """Steps that the weights have seen."""
     interrupted: bool
-    checkpoint: Path | None
-    """The folder of checkpoints, if any was written."""
+    checkpoints: Path
+    """The folder of checkpoints; an interrupted run has one there."""
 
 
 def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progress: StepProgress) -> Finished:
@@ -70,7 +70,7 @@ def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progre
             evaluate(crew, step, progress)
         if step > saved and (wants_checkpoints or interrupt.asked):
             saved = save(crew, checkpoints, step, run, progress)
-    return Finished(run, step, interrupt.asked, checkpoints if saved > start else None)
+    return Finished(run, step, interrupt.asked, checkpoints)
 
 
 def is_eval_due(config: Config, step: int) -> bool:

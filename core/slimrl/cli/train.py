@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -46,7 +47,13 @@ def main(argv: Sequence[str]) -> int:
     from slimrl.train import train  # Ray: only when there is something to start
 
     finished = train(prepared.config, prepared.plan, prepared.plugins, prepared.origins)
-    return EXIT_INTERRUPTED if finished.interrupted else 0
+    if not finished.interrupted:
+        return 0
+    words = ["slimrl", "train", *argv]
+    if prepared.config.ckpt.load is None:  # who said where to load from said it for the resumed run too
+        words += ["--load", str(finished.checkpoints)]
+    sys.stdout.write(f"stopped after step {finished.step}; go on with:\n{shlex.join(words)}\n")
+    return EXIT_INTERRUPTED
 
 
 def prepare(argv: Sequence[str]) -> Prepared:

@@ -10,7 +10,7 @@ class PerfConfig:
     """Batching of the trainer's forward and backward passes."""
 
     micro_batch_size: int | None = None
-    """Samples per micro-batch. Unset: as many as fit in --max-tokens-per-gpu."""
+    """Samples per micro-batch without --use-dynamic-batch-size. Default: --n-samples-per-prompt, so that a prompt's samples share its forward."""
     use_dynamic_batch_size: bool = False
     """Fill micro-batches by tokens up to --max-tokens-per-gpu instead of by samples."""
     max_tokens_per_gpu: int | None = None

@@ -10,6 +10,8 @@ from slimrl.config.batch import solve_batch
 from slimrl.config.settings import build, flatten
 from slimrl.errors import ConfigError
 
+MAX_TOKENS_PER_GPU = 8192
+
 
 def resolve(
     config: Config, origins: Mapping[str, str], *, num_prompts: int | None = None
@@ -52,7 +54,9 @@ def _derived(config: Config, num_prompts: int | None) -> dict[str, Any]:
             "eval_top_k": rollout.rollout_top_k,
         }
     if config.perf.use_dynamic_batch_size:
-        derived["max_tokens_per_gpu"] = 8192
+        derived["max_tokens_per_gpu"] = MAX_TOKENS_PER_GPU
+    else:
+        derived["micro_batch_size"] = rollout.n_samples_per_prompt  # the samples of a prompt share its forward
     if config.ckpt.hf_checkpoint is not None and config.grpo.use_kl_loss:
         derived["ref_load"] = config.ckpt.hf_checkpoint
     try:
