@@ -1,0 +1,1 @@
+"""The embedded engine: SGLang's HTTP contract wherever torch runs."""
