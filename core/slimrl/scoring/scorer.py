@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -165,7 +164,6 @@ class Scorer:
             file_hash=self._reward.file_hash,
             options=self._options,
             reward_key=self._reward_key,
-            sys_path=tuple(sys.path),
             memory_limit_bytes=self._memory_limit_bytes,
         )
         return Worker(spec, timeout_s=self._timeout_s, start_timeout_s=self._start_timeout_s)

@@ -25,7 +25,6 @@ class WorkerSpec:
     """The reward's source as the scorer saw it; a worker refuses another."""
     options: PluginOptions
     reward_key: str | None
-    sys_path: tuple[str, ...]
     memory_limit_bytes: int | None
 
 

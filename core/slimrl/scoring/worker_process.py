@@ -41,9 +41,10 @@ def main(fd: int, parent_pid: int) -> None:
 
 def serve(stream: BinaryIO) -> None:
     """Make the reward, then answer one sample after the other."""
-    # S301: the frames come from the process that started this one, over a socket nobody else can reach.
-    spec: WorkerSpec = pickle.loads(read_frame(stream) or b"")  # noqa: S301
+    sys.path[:] = json.loads(read_frame(stream) or b"[]")
     try:
+        # S301: the frames come from the process that started this one, over a socket nobody else can reach.
+        spec: WorkerSpec = pickle.loads(read_frame(stream) or b"")  # noqa: S301
         reward = make_reward(spec)
     except Exception as error:  # whatever the reward's module or factory raised is the scorer's to report
         reason = str(error) if isinstance(error, SlimrlError) else last_line(error)
@@ -58,7 +59,6 @@ def serve(stream: BinaryIO) -> None:
 
 def make_reward(spec: WorkerSpec) -> Reward:
     """The reward, from the sources the scorer saw; PluginError otherwise."""
-    sys.path[:] = spec.sys_path
     registry = load([spec.entry_point]) if spec.entry_point else Registry(Catalogue((), (), ()))
     resolved: Resolved = registry.resolve("reward", spec.reference)
     if resolved.file_hash != spec.file_hash:

@@ -44,9 +44,9 @@ class _Process:
         ours.setblocking(False)
         return cls(popen, *await asyncio.open_unix_connection(sock=ours))
 
-    async def ask(self, payload: bytes) -> bytes:
-        """Send a payload and wait for the reply; asyncio.IncompleteReadError or OSError when the process ended."""
-        self._writer.write(frame(payload))
+    async def ask(self, *payloads: bytes) -> bytes:
+        """Send payloads and wait for the reply; asyncio.IncompleteReadError or OSError when the process ended."""
+        self._writer.writelines(frame(payload) for payload in payloads)
         await self._writer.drain()
         (length,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
         return await self._reader.readexactly(length)
@@ -136,7 +136,8 @@ class Worker:
         process = await _Process.spawn()
         try:
             async with asyncio.timeout(self._start_timeout_s):
-                reply = json.loads(await process.ask(pickle.dumps(self._spec)))
+                # The path first: what the options are made of may lie anywhere on it.
+                reply = json.loads(await process.ask(json.dumps(sys.path).encode(), pickle.dumps(self._spec)))
         except BaseException as error:
             status = await process.kill()
             if isinstance(error, TimeoutError):

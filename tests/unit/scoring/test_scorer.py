@@ -248,6 +248,27 @@ def test_an_offered_reward_is_made_in_the_worker() -> None:
     assert asyncio.run(go()) == [1.0, 0.0]
 
 
+def test_a_plugins_options_reach_its_worker(install) -> None:
+    source = (
+        "from dataclasses import dataclass\nfrom slimrl import hookimpl\n"
+        "@dataclass(frozen=True)\nclass LimitOptions:\n    limit: int = 7\n"
+        "@hookimpl\ndef slimrl_options():\n    return [LimitOptions]\n"
+        "def make(options):\n    limit = options[LimitOptions].limit\n    return lambda sample: float(limit)\n"
+        "@hookimpl\ndef slimrl_offer_rewards():\n    return {'limit': make}\n"
+    )
+    install("rl-reward-limit", {"limit_reward": source})
+    plugins = registry.load(["limit_reward"])
+    options = Options().with_defaults(plugins.catalogue.option_types)
+
+    async def go() -> float | None:
+        async with Scorer(plugins.resolve("reward", "limit"), options, num_workers=1) as scorer:
+            limited = sample("1")
+            await scorer.score(Group(0, [limited]))
+            return limited.value
+
+    assert asyncio.run(go()) == 7.0
+
+
 def test_async_rewards_wait_together_on_the_loop(rewards: Path) -> None:
     started = time.perf_counter()
     found = scores(rewards, ["0.2"] * 20, "later", timeout_s=2.0)
