@@ -78,8 +78,8 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no 
         if packed.keys is not None:
             # One gather for all segments: its backward is one addition, not one a segment.
             key, value = key.index_select(0, packed.keys), value.index_select(0, packed.keys)
-        queries = query.split(packed.row_sizes)
-        keys, values = key.split(packed.key_sizes), value.split(packed.key_sizes)
+        queries = query.split_with_sizes(packed.row_sizes)
+        keys, values = key.split_with_sizes(packed.key_sizes), value.split_with_sizes(packed.key_sizes)
         has_groups = query.size(1) != key.size(1)
         outputs = [
             F.scaled_dot_product_attention(

@@ -61,7 +61,7 @@ def mark_parameters(model: torch.nn.Module) -> None:
     for parameter in model.parameters():
         if not parameter.is_cuda:
             name = parameter.type().replace("torch.", "torch.cuda.", 1)
-            parameter.type = lambda *args, _name=name: _name  # type: ignore[method-assign,assignment]
+            parameter.type = lambda *args, _name=name: _name  # type: ignore[method-assign]
 
 
 def _use_default_group_silently() -> None:

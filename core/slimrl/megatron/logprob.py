@@ -36,6 +36,10 @@ def token_log_probs(
 
 
 class _LogProbs(torch.autograd.Function):
+    # d log p_t / d z_v = [v = t] - p_v and d H / d z_v = -p_v (log p_v + H). The first part is a few rows of the
+    # weight, so it is added apart and the exponentials go into the products as they are,
+    # each row's factor on the smaller matrix.
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -51,48 +55,57 @@ class _LogProbs(torch.autograd.Function):
         kept = hidden.new_empty((num_rows, vocabulary), dtype=torch.float32) if is_kept else None
         picked = hidden.new_empty(rows.size(0), dtype=torch.float32)
         entropy = hidden.new_empty(num_rows, dtype=torch.float32)
+        log_sums = hidden.new_empty(num_rows, dtype=torch.float32)
+        scratch: Tensor | None = None
         for low, high in _chunks(num_rows, vocabulary):
-            log_p = _log_softmax(hidden[low:high], weight, temperature)
+            scratch = logits = _logits(hidden[low:high], weight, temperature, scratch)
             inside = ((rows >= low) & (rows < high)).nonzero().squeeze(-1)
-            picked[inside] = log_p[rows[inside] - low, targets[inside]]
-            p = torch.exp(log_p, out=None if kept is None else kept[low:high])
-            entropy[low:high] = -torch.linalg.vecdot(p, log_p)
-        ctx.save_for_backward(hidden, weight, rows, targets, entropy)
+            exps = torch.exp(logits, out=None if kept is None else kept[low:high])
+            log_sum = log_sums[low:high] = exps.sum(-1).log_()
+            picked[inside] = logits[rows[inside] - low, targets[inside]] - log_sum[rows[inside] - low]
+            entropy[low:high] = log_sum - logits.mul_(exps).sum(-1) / log_sum.exp()
+        ctx.save_for_backward(hidden, weight, rows, targets, entropy, log_sums)
         ctx.kept, ctx.temperature, ctx.entropy_has_grad = kept, temperature, entropy_has_grad
         if not entropy_has_grad:
             ctx.mark_non_differentiable(entropy)
         return picked, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        # d log p_t / d z_v = [v = t] - p_v and d H / d z_v = -p_v (log p_v + H)
-        grad_log_probs, grad_entropy = grads
-        hidden, weight, rows, targets, entropy = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        hidden, weight, rows, targets, entropy, log_sums = ctx.saved_tensors
         kept, ctx.kept = ctx.kept, None
-        per_row = torch.zeros_like(entropy).index_add_(0, rows, grad_log_probs)
+        grad_picked = grads[0] / ctx.temperature
+        per_row = torch.zeros_like(entropy).index_add_(0, rows, grad_picked)
+        # Megatron's DDP gives parameters a buffer that gradients are summed in; a gradient of the whole vocabulary
+        # is too large to be made apart and added.
+        buffer = getattr(weight, "main_grad", None)
+        grad_weight = torch.zeros_like(weight) if buffer is None else buffer
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight)
-        for low, high in [(0, hidden.size(0))] if kept is not None else _chunks(*_extent(hidden, weight)):
-            if kept is not None:
-                grad = kept
-            else:
-                grad = _log_softmax(hidden[low:high], weight, ctx.temperature).exp_()
+        whole = [(0, hidden.size(0))]
+        for low, high in whole if kept is not None else _chunks(hidden.size(0), weight.size(0)):
+            exps = kept if kept is not None else _logits(hidden[low:high], weight, ctx.temperature).exp_()
+            scale = -per_row[low:high, None]
             if ctx.entropy_has_grad:
-                log_p = grad.clamp(min=torch.finfo(grad.dtype).tiny).log_()
-                factor = log_p.add_(entropy[low:high, None]).mul_(-grad_entropy[low:high, None])
-                grad.mul_(factor.sub_(per_row[low:high, None]))
-            else:
-                grad.mul_(-per_row[low:high, None])
-            inside = ((rows >= low) & (rows < high)).nonzero().squeeze(-1)
-            grad.index_put_((rows[inside] - low, targets[inside]), grad_log_probs[inside], accumulate=True)
-            scaled = grad.div_(ctx.temperature).to(hidden.dtype)
-            torch.mm(scaled, weight, out=grad_hidden[low:high])
-            grad_weight.addmm_(scaled.t(), hidden[low:high])
-        return grad_hidden, grad_weight, None, None, None, None
+                log_p = exps.clamp(min=torch.finfo(exps.dtype).tiny).log_().sub_(log_sums[low:high, None])
+                factor = log_p.add_(entropy[low:high, None]).mul_(-grads[1][low:high, None] / ctx.temperature)
+                exps = factor.add_(scale).mul_(exps)
+                scale = torch.ones_like(scale)
+            scale = scale / log_sums[low:high, None].exp()
+            p = exps.to(hidden.dtype)
+            torch.mm(p, weight, out=grad_hidden[low:high])
+            grad_hidden[low:high].mul_(scale)
+            _add_product(grad_weight, p.t(), (hidden[low:high] * scale).to(hidden.dtype))
+        sparse = grad_picked[:, None]
+        grad_hidden.index_add_(0, rows, (weight[targets] * sparse).to(grad_hidden.dtype))
+        grad_weight.index_add_(0, targets, (hidden[rows] * sparse).to(grad_weight.dtype))
+        return grad_hidden, grad_weight if buffer is None else None, None, None, None, None
 
 
-def _extent(hidden: Tensor, weight: Tensor) -> tuple[int, int]:
-    return hidden.size(0), weight.size(0)
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype is left.dtype:
+        total.addmm_(left, right)
+    else:  # bfloat16 weights whose gradients are summed in float32
+        total.add_(torch.mm(left, right))
 
 
 def _chunks(num_rows: int, vocabulary: int) -> list[tuple[int, int]]:
@@ -100,8 +113,13 @@ def _chunks(num_rows: int, vocabulary: int) -> list[tuple[int, int]]:
     return [(low, min(low + size, num_rows)) for low in range(0, num_rows, size)]
 
 
-def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = torch.mm(hidden, weight.t()).float()
+def _logits(hidden: Tensor, weight: Tensor, temperature: float, scratch: Tensor | None = None) -> Tensor:
+    """Logits less each row's largest, in float32; written to the beginning of `scratch` where it can be."""
+    if scratch is not None and weight.dtype is torch.float32:
+        # memory that was used before costs a tenth of memory fresh from the system
+        logits = torch.mm(hidden, weight.t(), out=scratch[: hidden.size(0)])
+    else:
+        logits = torch.mm(hidden, weight.t()).float()
     if temperature != 1.0:
         logits.div_(temperature)
-    return logits.sub_(logits.logsumexp(-1, keepdim=True))
+    return logits.sub_(logits.amax(-1, keepdim=True))

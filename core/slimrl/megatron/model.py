@@ -13,6 +13,7 @@ from torch import Tensor
 
 from slimrl.megatron.attention import PackedSegments
 from slimrl.megatron.compat import mark_parameters, without_megatron_warnings
+from slimrl.megatron.embedding import embed
 from slimrl.megatron.layers import RmsNorm, layer_spec
 from slimrl.megatron.rotary import inverse_frequencies, rotary_angles
 from slimrl.megatron.shape import ModelShape
@@ -41,7 +42,9 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
 
     def forward(self, packed: PackedTokens) -> Tensor:
         """Final, normalised hidden states of `packed.predictors`: [rows, hidden]."""
-        embedded = self.embedding(packed.tokens[None], packed.positions[None]) if self.pre_process else None
+        embedded = None
+        if self.pre_process:
+            embedded = embed(packed.tokens, self.embedding.word_embeddings.weight)[:, None]
         hidden: Tensor = self.decoder(
             hidden_states=embedded,
             attention_mask=None,

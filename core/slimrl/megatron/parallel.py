@@ -26,7 +26,8 @@ def init_parallel(device: torch.device, seed: int) -> None:
     try:
         if not distributed.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
-            distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+            store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # made in C++
+            distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         if not parallel_state.model_parallel_is_initialized():
             parallel_state.initialize_model_parallel()
     finally:

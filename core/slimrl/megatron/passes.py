@@ -42,7 +42,8 @@ class Passes:
 
             return model(batch.packed), scaled_loss
 
-        return self._run(step, micro_batches)
+        results: list[dict[str, Tensor]] = self._run(step, micro_batches)
+        return results
 
     def log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """Log-probs [trained tokens] of each micro-batch under the weights as they are, without gradients."""

@@ -15,7 +15,7 @@ def random_state() -> dict[str, Any]:
     """State of Python's, NumPy's and torch's global generators (and of every CUDA device's), without pickle."""
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],

@@ -163,7 +163,7 @@ class RolloutSteps:
             num_rollouts=len(rollouts),
             per_token=self._grpo.calculate_per_token_loss,
         )
-        return dict(zip(members.tolist(), weights.split(counts), strict=True))
+        return dict(zip(members.tolist(), weights.split_with_sizes(counts), strict=True))
 
     def _fixed_log_probs(self, steps: Sequence[Step]) -> list[list[FixedLogProbs]]:
         """Old and reference log-probs of every micro-batch of every step.

@@ -38,7 +38,7 @@ def split_qkv(whole: Tensor, shape: ModelShape) -> list[Tensor]:
     rest = whole.shape[1:]
     heads_per_group = shape.num_attention_heads // shape.num_query_groups
     sizes = [heads_per_group * shape.kv_channels, shape.kv_channels, shape.kv_channels]
-    parts = whole.reshape(shape.num_query_groups, -1, *rest).split(sizes, dim=1)
+    parts = whole.reshape(shape.num_query_groups, -1, *rest).split_with_sizes(sizes, dim=1)
     return [part.reshape(-1, *rest) for part in parts]
 
 

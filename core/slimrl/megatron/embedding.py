@@ -1,0 +1,31 @@
+"""Token embeddings whose gradient touches only the rows that were used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def embed(tokens: Tensor, weight: Tensor) -> Tensor:
+    """Rows of `weight` [vocabulary, hidden] for `tokens` [tokens]: [tokens, hidden]. Differentiable in weight."""
+    embedded: Tensor = _Embed.apply(tokens, weight)  # type: ignore[no-untyped-call]
+    return embedded
+
+
+class _Embed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens, weight)
+        return weight.index_select(0, tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor | None]:
+        tokens, weight = ctx.saved_tensors
+        # Megatron's DDP gives parameters a buffer that gradients are summed in; a gradient of the whole vocabulary,
+        # nearly all zeros, would be made apart and added to it.
+        buffer = getattr(weight, "main_grad", None)
+        total = torch.zeros_like(weight) if buffer is None else buffer
+        total.index_add_(0, tokens, grads[0].to(total.dtype))
+        return None, total if buffer is None else None
