@@ -44,7 +44,7 @@ class StepProgress:
 
     def say(self, message: str) -> None:
         """A line for the reader, above the bar."""
-        self._console.print(message, highlight=False)
+        self._console.print(message, highlight=False, soft_wrap=True)
 
     def step_done(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print the line of one step."""
