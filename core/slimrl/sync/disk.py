@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from slimrl.errors import EngineError
 from slimrl.sync.update import paused_engine
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,17 @@ _COPIED_SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt"})
 class DiskTransport:
     """Writes each version as a checkpoint `weight_vNNNNNN` and has the engine load it; the one before is deleted."""
 
-    def __init__(self, engine_url: str, folder: Path, config_source: Path, shard_bytes: int = 2 << 30) -> None:
+    def __init__(
+        self,
+        engine_url: str,
+        folder: Path,
+        config_source: Path,
+        *,
+        shard_bytes: int = 2 << 30,
+        retry_s: float = 15.0,
+    ) -> None:
         self._engine_url = engine_url
+        self._retry_s = retry_s
         self._folder = folder
         self._config_source = config_source
         self._shard_bytes = shard_bytes
@@ -42,9 +52,11 @@ class DiskTransport:
             shutil.rmtree(target, ignore_errors=True)
             unfinished.rename(target)
             asyncio.run(self._load(target.resolve(), version))
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             shutil.rmtree(target, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise EngineError(f"weight version {version} could not be written to {target}: {error}") from error
             raise
         if self._published not in (None, target):
             shutil.rmtree(self._published)
@@ -52,7 +64,7 @@ class DiskTransport:
         logger.info("weight version %d reached %s in %.2f s", version, self._engine_url, time.perf_counter() - start)
 
     async def _load(self, checkpoint: Path, version: int) -> None:
-        async with paused_engine(self._engine_url, version) as engine:
+        async with paused_engine(self._engine_url, version, self._retry_s) as engine:
             await engine.update_weights_from_disk(checkpoint, version)
 
 

@@ -29,8 +29,9 @@ _ALIGNMENT = 64
 class SharedMemoryTransport:
     """Sends weights in buckets through one file that is used again for each; the file is gone after each publish."""
 
-    def __init__(self, engine_url: str, bucket_bytes: int = 256 << 20) -> None:
+    def __init__(self, engine_url: str, bucket_bytes: int = 256 << 20, *, retry_s: float = 15.0) -> None:
         self._engine_url = engine_url
+        self._retry_s = retry_s
         self._bucket_bytes = bucket_bytes
 
     def publish(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
@@ -41,7 +42,7 @@ class SharedMemoryTransport:
 
     async def _publish(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         with SharedFile(self._bucket_bytes) as file:
-            async with paused_engine(self._engine_url, version) as engine:
+            async with paused_engine(self._engine_url, version, self._retry_s) as engine:
                 await engine.begin_weight_update()
                 for bucket in file.buckets(weights):
                     await engine.update_weights_from_tensor(bucket, "shared_memory", version)

@@ -1,0 +1,225 @@
+"""Weights that a transport sent are the weights that answer; a failure leaves the engine running."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from slimrl.engines.client import HttpEngineClient
+from slimrl.errors import EngineError
+from slimrl.protocols import WeightTransport
+from slimrl.sync import open_transport
+from slimrl.sync.disk import DiskTransport, write_checkpoint
+from slimrl.sync.tensor import SHARED_MEMORY, SharedFile, SharedMemoryTransport
+from slimrl.types import Completion, SamplingParams
+
+Weights = dict[str, torch.Tensor]
+
+
+def complete(url: str) -> Completion:
+    async def run() -> Completion:
+        async with HttpEngineClient(url) as client:
+            return await client.generate([1, 2, 3], SamplingParams(4, temperature=0.0))
+
+    return asyncio.run(run())
+
+
+def first_log_prob(folder: Path, weights: Weights) -> float:
+    """The log-prob of the likeliest next token, by transformers."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.load_state_dict(weights)
+    with torch.inference_mode():
+        return float(torch.log_softmax(model(torch.tensor([[1, 2, 3]])).logits[0, -1], -1).max())
+
+
+def random_weights(checkpoint: Path, seed: int) -> Weights:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in load_file(checkpoint / "model.safetensors").items()
+    }
+
+
+def leftovers() -> set[Path]:
+    return set(SHARED_MEMORY.glob("slimrl-weights-*"))
+
+
+@pytest.fixture(params=["one bucket", "many buckets", "disk"])
+def transport(request: pytest.FixtureRequest, engine_url: str, tiny_checkpoint: Path, tmp_path: Path) -> object:
+    if request.param == "disk":
+        return DiskTransport(engine_url, tmp_path / "weights", tiny_checkpoint)
+    return SharedMemoryTransport(engine_url, bucket_bytes=10_000 if request.param == "many buckets" else 1 << 20)
+
+
+def test_published_weights_answer_under_their_version(
+    transport: WeightTransport, engine_url: str, tiny_checkpoint: Path
+) -> None:
+    before = leftovers()
+    for version in (3, 4):
+        weights = random_weights(tiny_checkpoint, seed=version)
+        transport.publish(weights.items(), version)
+        completion = complete(engine_url)
+        assert completion.log_probs[0] == pytest.approx(first_log_prob(tiny_checkpoint, weights), abs=1e-5)
+        assert set(completion.weight_versions) == {version}
+    assert leftovers() == before
+
+
+def test_weights_in_another_number_format_are_converted(engine_url: str, tiny_checkpoint: Path) -> None:
+    weights = {name: tensor.bfloat16() for name, tensor in random_weights(tiny_checkpoint, seed=1).items()}
+    SharedMemoryTransport(engine_url).publish(weights.items(), 6)
+    expected = first_log_prob(tiny_checkpoint, {name: tensor.float() for name, tensor in weights.items()})
+    assert complete(engine_url).log_probs[0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["name", "shape"])
+def test_a_bad_tensor_leaves_the_old_weights_serving(engine_url: str, tiny_checkpoint: Path, kind: str) -> None:
+    SharedMemoryTransport(engine_url).publish(random_weights(tiny_checkpoint, seed=2).items(), 7)
+    old = complete(engine_url)
+    bad = random_weights(tiny_checkpoint, seed=3)
+    if kind == "name":
+        bad["model.norm.wait"] = bad["model.norm.weight"]
+    else:
+        bad["model.norm.weight"] = torch.ones(3)
+    before = leftovers()
+    with pytest.raises(EngineError, match=rf"weight version 8 did not reach the engine at {engine_url}: .*norm"):
+        SharedMemoryTransport(engine_url).publish(bad.items(), 8)
+    assert leftovers() == before
+    assert complete(engine_url).log_probs == old.log_probs
+    assert set(complete(engine_url).weight_versions) == {7}
+
+
+def test_a_trainer_that_fails_while_it_sends_lets_the_engine_go_on(engine_url: str, tiny_checkpoint: Path) -> None:
+    def broken() -> object:
+        yield "model.norm.weight", torch.ones(64)
+        raise RuntimeError("the trainer broke")
+
+    before = leftovers()
+    with pytest.raises(RuntimeError, match="the trainer broke"):
+        SharedMemoryTransport(engine_url).publish(broken(), 9)
+    assert leftovers() == before
+    assert len(complete(engine_url).tokens) > 0
+
+
+def test_disk_keeps_the_latest_checkpoint_alone_and_removes_a_refused_one(
+    engine_url: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "weights"
+    transport = DiskTransport(engine_url, folder, tiny_checkpoint)
+    for version in (1, 2):
+        transport.publish(random_weights(tiny_checkpoint, seed=version).items(), version)
+    assert [path.name for path in folder.iterdir()] == ["weight_v000002"]
+    with pytest.raises(EngineError, match="weight version 3"):
+        transport.publish([("model.norm.weight", torch.ones(3))], 3)
+    assert [path.name for path in folder.iterdir()] == ["weight_v000002"]
+    assert set(complete(engine_url).weight_versions) == {2}
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    transport = DiskTransport("http://127.0.0.1:1", tmp_path / "file" / "weights", tiny_checkpoint)
+    with pytest.raises(EngineError, match=r"weight version 1 could not be written to .*file/weights/weight_v000001"):
+        transport.publish([], 1)
+
+
+def test_an_engine_that_is_gone_is_an_error_that_names_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    weights = load_file(tiny_checkpoint / "model.safetensors")
+    transports: list[WeightTransport] = [
+        SharedMemoryTransport("http://127.0.0.1:1", retry_s=0.1),
+        DiskTransport("http://127.0.0.1:1", tmp_path / "weights", tiny_checkpoint, retry_s=0.1),
+    ]
+    for transport in transports:
+        with pytest.raises(EngineError, match=r"weight version 1 did not reach the engine at http://127\.0\.0\.1:1"):
+            transport.publish(weights.items(), 1)
+
+
+def test_an_external_engine_gets_files_and_our_own_shared_memory(tmp_path: Path) -> None:
+    def kind(external: bool) -> type:
+        return type(open_transport("http://x", external=external, scratch=tmp_path, hf_checkpoint=tmp_path))
+
+    assert kind(True) is DiskTransport
+    assert kind(False) is SharedMemoryTransport
+
+
+def read_bucket(description: str) -> Weights:
+    """A slow reader of one bucket."""
+    bucket = json.loads(description)
+    content = Path(bucket["path"]).read_bytes()
+    found = {}
+    for entry in bucket["tensors"]:
+        dtype = getattr(torch, entry["dtype"])
+        num_bytes = math.prod(entry["shape"]) * dtype.itemsize
+        piece = bytearray(content[entry["offset"] : entry["offset"] + num_bytes])
+        flat = torch.frombuffer(piece, dtype=dtype) if piece else torch.empty(0, dtype=dtype)
+        found[entry["name"]] = flat.reshape(entry["shape"])
+    return found
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    shapes=st.lists(st.lists(st.integers(0, 9), max_size=3), min_size=1, max_size=8),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    bucket_bytes=st.integers(1, 2000),
+)
+def test_buckets_hold_every_tensor_once_and_stay_within_their_size(
+    shapes: list[list[int]], dtype: torch.dtype, bucket_bytes: int
+) -> None:
+    weights = {f"w{i}": torch.randn(shape).to(dtype) for i, shape in enumerate(shapes)}
+    found: Weights = {}
+    with SharedFile(bucket_bytes) as file:
+        for description in file.buckets(weights.items()):
+            tensors = read_bucket(description)
+            ends = [entry["offset"] for entry in json.loads(description)["tensors"]]
+            assert len(tensors) == 1 or ends[-1] <= bucket_bytes
+            assert not found.keys() & tensors.keys()
+            found |= tensors
+        path = Path(json.loads(description)["path"])
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert not path.exists()
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_a_view_of_a_larger_weight_is_written_as_it_reads() -> None:
+    fused = torch.arange(24.0).reshape(4, 6)
+    weights = {"rows": fused[1:3], "columns": fused[:, ::2], "turned": fused.T}
+    with SharedFile(1 << 20) as file:
+        (description,) = file.buckets(weights.items())
+        found = read_bucket(description)
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_a_memory_file_system_that_is_missing_is_replaced_by_the_temporary_folder(tmp_path: Path) -> None:
+    with SharedFile(100, folder=tmp_path / "absent") as file:
+        (description,) = file.buckets([("w", torch.ones(4))])
+        assert torch.equal(read_bucket(description)["w"], torch.ones(4))
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 20_000, 1 << 30])
+def test_a_checkpoint_in_shards_loads_like_one_in_a_piece(
+    tiny_checkpoint: Path, tmp_path: Path, shard_bytes: int
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    weights = random_weights(tiny_checkpoint, seed=5)
+    write_checkpoint(tmp_path, weights.items(), tiny_checkpoint, shard_bytes)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
+    assert AutoTokenizer.from_pretrained(tmp_path).eos_token == "<end>"
+
+
+def test_tied_and_fused_weights_are_written_each_under_its_name(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    fused = torch.arange(12.0).reshape(4, 3)
+    weights = {"all": fused, "again": fused, "part": fused[1:2]}
+    write_checkpoint(tmp_path, weights.items(), tiny_checkpoint, 1 << 20)
+    found = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
