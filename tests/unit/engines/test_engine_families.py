@@ -1,0 +1,82 @@
+"""The engine's own forward and the fallback compute what transformers computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from slimrl.engines.embedded.engine import Engine
+from slimrl.engines.embedded.fallback import FallbackRunner
+from slimrl.engines.embedded.native import NativeRunner
+from slimrl.engines.embedded.request import Request
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+NATIVE: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama with a tied head": ("llama", {"tie_word_embeddings": True}),
+    "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama with head_dim of its own": ("llama", {"head_dim": 20}),
+    "llama 3 rope": ("llama", {"rope_parameters": LLAMA3}),
+    "linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "mistral with a window": ("mistral", {"sliding_window": 7}),
+    "qwen2": ("qwen2", {}),
+    "qwen2 with windows": ("qwen2", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}),
+    "qwen3": ("qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
+}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("gpt2", {}),
+    "gemma2": ("gemma2", {"head_dim": 16, "sliding_window": 6}),
+    "yarn rope": ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+                                                "original_max_position_embeddings": 128}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*NATIVE, *OTHERS])
+def test_sampled_log_probs_equal_those_of_transformers(
+    name: str, save_model: Any, open_engine: Any, ask: Any, some_prompt: Any
+) -> None:
+    kind, config = {**NATIVE, **OTHERS}[name]
+    folder = save_model(kind, **config)
+    engine: Engine = open_engine(folder)
+    assert isinstance(engine.runner, NativeRunner if name in NATIVE else FallbackRunner)
+    common = some_prompt(0, 9)
+    prompts = [common + some_prompt(seed, length) for seed, length in ((1, 5), (2, 5), (3, 12))] + [[5]]
+    requests = [
+        ask(prompt, seed=copy, max_new_tokens=6 + 5 * copy, temperature=0.7, score_from=2 if copy == 3 else None)
+        for prompt in prompts
+        for copy in range(4)
+        if copy != 3 or len(prompt) > 2
+    ]
+    engine.generate(requests)
+    assert len({tuple(request.output_ids) for request in requests}) > len(prompts)
+    _compare(folder, requests, temperature=0.7)
+
+
+def _compare(folder: Path, requests: list[Request], temperature: float) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for request in requests:
+        ids = torch.tensor([[*request.prompt_ids, *request.output_ids]])
+        with torch.inference_mode():
+            logits = model(ids).logits[0].float()
+        num_prompt = len(request.prompt_ids)
+        scaled = torch.log_softmax(logits[num_prompt - 1 : -1] / temperature, -1)
+        wanted = scaled.gather(1, ids[0, num_prompt:, None])[:, 0]
+        assert torch.tensor(request.log_probs).sub(wanted).abs().max() < 1e-4
+        if request.score_from is not None:
+            plain = torch.log_softmax(logits[request.score_from - 1 : num_prompt - 1], -1)
+            wanted = plain.gather(1, ids[0, request.score_from : num_prompt, None])[:, 0]
+            assert torch.tensor(request.input_log_probs).sub(wanted).abs().max() < 1e-4
