@@ -54,6 +54,8 @@ class PolicyOptimizer:
         for group in self._optimizer.param_groups:
             # One pass over the weights instead of ten; Megatron has no setting for it.
             group["fused"], group["foreach"] = True, False
+            # Megatron leaves this to its own schedule: the multiplier is 0 for biases and norms.
+            group["weight_decay"] = config.weight_decay * group["wd_mult"]
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -37,9 +37,10 @@ def init_parallel(device: torch.device, seed: int) -> None:
 
 
 def shut_down_parallel() -> None:
-    """Leave the process groups; the process can start them anew."""
+    """Leave the process groups, if there are any; the process can start them anew."""
+    if not distributed.is_initialized():
+        return
     from megatron.core import parallel_state
 
     parallel_state.destroy_model_parallel()
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    distributed.destroy_process_group()

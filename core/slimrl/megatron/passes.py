@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -52,7 +53,8 @@ class Passes:
             _, batch = next(numbered)
             return model(batch.packed), lambda hidden, non_loss_data: self._log_probs(hidden, batch).log_probs
 
-        results: list[Tensor] = self._run(step, micro_batches, forward_only=True, collect_non_loss_data=True)
+        with torch.no_grad():
+            results: list[Tensor] = self._run(step, micro_batches, forward_only=True, collect_non_loss_data=True)
         return results
 
     def _log_probs(self, hidden: Tensor, batch: MicroBatch) -> TokenLogProbs:
