@@ -72,14 +72,14 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         settings = EngineSettings(checkpoint, device="cpu", dtype="float32", num_threads=1)
         process = EngineProcess(embedded_command(settings), log)
     else:
-        venv = Path(os.environ.get("SLIMRL_SGLANG_VENV", REPOSITORY / ".venv-sglang"))
+        venv = Path(os.environ.get("SLIMRL_SGLANG_VENV", REPOSITORY / ".venv-sglang")).absolute()
         if not (venv / "installed").exists():
             pytest.fail(f"no SGLang in {venv}; make it with tests/sglang/setup.sh {venv}")
         port = _free_port()
         serve = REPOSITORY / "tests" / "sglang" / "serve.sh"
         process = EngineProcess([str(serve), str(venv), str(checkpoint), str(port)], log, port=port)
     with process:
-        yield Engine(request.param, process.start(timeout_s=280.0), checkpoint)
+        yield Engine(request.param, process.start(timeout_s=500.0), checkpoint)
 
 
 @pytest.fixture

@@ -87,6 +87,20 @@ def test_aborting_nobody_is_no_error(engine) -> None:
     assert engine.ask("POST", "/abort_request", {"abort_all": True}).status_code == 200
 
 
+def test_a_request_whose_caller_has_gone_ends(engine, tokenizer) -> None:
+    async def run() -> None:
+        async with HttpEngineClient(engine.url) as client:
+            task = asyncio.create_task(client.generate(tokenizer(PROMPT).input_ids, SamplingParams(4000)))
+            while await client.num_requests() < 1:  # noqa: ASYNC110  # only the server knows
+                await asyncio.sleep(0.05)
+            task.cancel()
+            async with asyncio.timeout(30.0):
+                while await client.num_requests() > 0:  # noqa: ASYNC110
+                    await asyncio.sleep(0.2)
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("mode", ["in_place", "retract"])
 def test_a_paused_request_stands_still_and_then_goes_on(engine, mode) -> None:
     async def run() -> tuple[bool, Any]:
@@ -194,6 +208,8 @@ def test_weights_from_disk_answer_under_their_version(engine, tokenizer, logits_
 
 @pytest.mark.parametrize("damage", ["no folder", "no weights", "wrong shape"])
 def test_weights_that_cannot_be_loaded_are_refused_and_the_old_ones_serve(engine, tmp_path, damage) -> None:
+    if engine.name == "sglang" and damage == "wrong shape":
+        pytest.skip("SGLang 0.5.23 ends when a shape is wrong")
     before = engine.generate(text=PROMPT, sampling_params=GREEDY, return_logprob=True)
     folder = tmp_path / "damaged"
     if damage != "no folder":

@@ -250,3 +250,23 @@ def test_a_request_that_makes_no_sense_is_refused_with_400_and_a_reason(engine, 
 def test_unknown_fields_beside_the_sampling_parameters_are_ignored(engine) -> None:
     body = {"text": PROMPT, "sampling_params": {**GREEDY, "max_new_tokens": 1}, "colour": "blue"}
     assert engine.ask("POST", "/generate", body).status_code == 200
+
+
+def test_a_seed_repeats_a_response_whatever_runs_beside_it(engine) -> None:
+    if engine.name == "sglang":
+        pytest.skip("SGLang 0.5.23 heeds sampling_seed only with --enable-deterministic-inference")
+    sampling = {"max_new_tokens": 8, "temperature": 1.0, "ignore_eos": True}
+    alone = engine.generate(text=PROMPT, sampling_params={**sampling, "sampling_seed": 7})
+    crowd = engine.generate(
+        text=["Once upon a time", PROMPT, PROMPT],
+        sampling_params=[{**sampling, "sampling_seed": seed} for seed in (3, 7, 8)],
+    )
+    assert crowd[1]["output_ids"] == alone["output_ids"] != crowd[2]["output_ids"]
+
+
+def test_a_token_id_outside_the_vocabulary_is_refused(engine, tokenizer) -> None:
+    if engine.name == "sglang":
+        pytest.skip("SGLang 0.5.23 on a CPU ends when a token id is outside the vocabulary; the client refuses it")
+    body = {"input_ids": [1, len(tokenizer)], "sampling_params": {"max_new_tokens": 1}}
+    assert engine.ask("POST", "/generate", body).status_code == 400
+    assert engine.generate(text=PROMPT, sampling_params={**GREEDY, "max_new_tokens": 1})["output_ids"]
