@@ -44,7 +44,7 @@ class Job:
             **self.flags,
         }
         arguments = [part for flag, value in flags.items() for part in (flag, value)]
-        return [sys.executable, "-m", "slimrl.cli.main", "train", "--rollout-shuffle", *arguments, *extra]
+        return [sys.executable, "-m", "slimrl", "train", "--rollout-shuffle", *arguments, *extra]
 
     def run(self, *extra: str, timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -52,15 +52,16 @@ class Job:
         )
 
     def start(self, *extra: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command(*extra),
-            cwd=self.folder,
-            env=environment(),
-            stdout=(self.folder / "stdout").open("w"),
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        with (self.folder / "stdout").open("w") as output:
+            return subprocess.Popen(
+                self.command(*extra),
+                cwd=self.folder,
+                env=environment(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
 
     def metrics(self, run: str = "run") -> list[dict[str, float]]:
         path = self.folder / run / "metrics.jsonl"
