@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from slimrl.engines.embedded.server import main
+from slimrl.engines.embedded.launch import launch
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(launch(sys.argv[1:], "python -m slimrl.engines.embedded"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,6 @@ import torch.nn.functional as F
 from slimrl.engines.embedded.kv import SlotPool, SlotStore
 from slimrl.engines.embedded.packing import Pack
 from slimrl.engines.embedded.runner import Prompt, Row
-
-HIDDEN = -1e30
-"""Added to the score of a token that must not be seen; finite, so that a part with none to see weighs 0, not NaN."""
 
 
 class PrefillAttention:
@@ -76,17 +73,32 @@ class _PromptPart:
     pool: SlotPool[Prompt]
     members: torch.Tensor
     """[prompts, width] row of each member; padding repeats row 0."""
+    rows: torch.Tensor
+    """[rows of this part]"""
+    origin: torch.Tensor
+    """[rows of this part] place of each row in `members`, flattened."""
     length: int
     """Tokens of the longest prompt."""
-    lengths: torch.Tensor | None
-    """[prompts] where they differ."""
+
+
+@dataclass(slots=True)
+class _RowPart:
+    """The rows of one pool, for one step."""
+
+    pool: SlotPool[Row]
+    rows: slice
+    slots: torch.Tensor
+    places: torch.Tensor
+    """[rows of this part] where this step's keys and values go."""
+    length: int
+    """Tokens of the longest row after this step."""
 
 
 class DecodeAttention:
     """One token a row: a prompt's keys and values are read once for all rows that continue it.
 
-    A row's context is in two places, its prompt's slot and its own. Each is attended to by itself and the two are
-    joined by their softmax denominators, which is exact.
+    A row's context is in two places, its prompt's slot and its own. The scores of both stand side by side for the
+    softmax, prompt first: [rows, kv_heads, heads per kv head, longest prompt + longest row].
     """
 
     def __init__(self, prompts: SlotStore[Prompt], rows: SlotStore[Row], windows: Sequence[int | None]) -> None:
@@ -94,156 +106,115 @@ class DecodeAttention:
         self._device = rows.shape.device
         self._row_pools = rows.pools()
         self.rows: list[Row] = [row for pool in self._row_pools for row in pool.owners]
-        place_of = {id(row): place for place, row in enumerate(self.rows)}
         families: dict[int, list[int]] = {}
-        for row in self.rows:
-            families.setdefault(id(row.prompt), []).append(place_of[id(row)])
-        self._prompt_parts: list[_PromptPart] = []
-        origin = [0] * len(self.rows)
-        offset = 0
-        for pool in prompts.pools():
-            places = [families.get(id(prompt), []) for prompt in pool.owners]
-            width = max(len(family) for family in places)
-            if width == 0:
-                continue
-            for index, family in enumerate(places):
-                for column, place in enumerate(family):
-                    origin[place] = offset + index * width + column
-            offset += len(places) * width
-            lengths = [len(prompt.context) for prompt in pool.owners]
-            self._prompt_parts.append(
-                _PromptPart(
-                    pool=pool,
-                    members=torch.tensor([f + [0] * (width - len(f)) for f in places], device=self._device),
-                    length=max(lengths),
-                    lengths=torch.tensor(lengths, device=self._device) if len(set(lengths)) > 1 else None,
-                )
-            )
-        self._origin = torch.tensor(origin, device=self._device)
-        self._prompt_masks: dict[int | None, list[torch.Tensor | None]] = {}
-        self._row_masks: dict[int | None, list[torch.Tensor | None]] = {}
-        self._lengths: list[tuple[torch.Tensor, torch.Tensor, int]] = []
-        """Per pool of rows: slots, places that this step writes, and the longest row after it."""
+        for place, row in enumerate(self.rows):
+            families.setdefault(id(row.prompt), []).append(place)
+        found = (self._prompt_part(pool, families) for pool in prompts.pools())
+        self._prompt_parts = [part for part in found if part is not None]
+        self._row_parts: list[_RowPart] = []
+        self._prompt_length = max(part.length for part in self._prompt_parts)
+        self._context_lengths = self._tensor([len(row.prompt.context) for row in self.rows])
+        self._has_even_prompts = len(set(self._context_lengths.tolist())) == 1
+        self._masks: dict[int | None, torch.Tensor | None] = {}
 
     def step(self) -> torch.Tensor:
         """Prepare one step, after which every row is one token longer; returns positions [rows]."""
         lengths = [row.length for row in self.rows]
-        positions = torch.tensor([len(row.prompt.context) + row.length for row in self.rows], device=self._device)
-        self._lengths = []
-        uneven = []
+        self._row_parts = []
         start = 0
         for pool in self._row_pools:
-            count = len(pool.owners)
-            own = lengths[start : start + count]
-            places = torch.tensor(own, device=self._device)
-            self._lengths.append((torch.arange(count, device=self._device), places, max(own) + 1))
-            uneven.append(min(own) != max(own))
-            start += count
+            rows = slice(start, start + len(pool.owners))
+            own = lengths[rows]
+            slots = torch.arange(len(own), device=self._device)
+            self._row_parts.append(_RowPart(pool, rows, slots, self._tensor(own), max(own) + 1))
+            start = rows.stop
+        own_lengths = self._tensor(lengths)
+        is_even = self._has_even_prompts and min(lengths) == max(lengths)
         for window in set(self._windows):
-            if window is not None or window not in self._prompt_masks:
-                self._prompt_masks[window] = [self._prompt_mask(part, positions, window) for part in self._prompt_parts]
-            self._row_masks[window] = [
-                self._row_mask(places, longest, window)
-                if is_uneven or (window is not None and longest > window)
-                else None
-                for (_, places, longest), is_uneven in zip(self._lengths, uneven, strict=True)
-            ]
-        return positions
+            is_plain = is_even and (window is None or self._prompt_length + lengths[0] < window)
+            self._masks[window] = None if is_plain else self._mask(own_lengths, max(lengths) + 1, window)
+        return self._context_lengths + own_lengths
 
     def __call__(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Attention of one layer; see `family.Attend`."""
         rows, num_heads, head_dim = query.shape
         num_kv_heads = key.shape[1]
-        window = self._windows[layer]
-        query = (query * head_dim**-0.5).view(rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
-        own, own_total = self._attend_rows(layer, query, key, value, self._row_masks[window])
-        given, given_total = self._attend_prompts(layer, query, self._prompt_masks[window])
-        share = torch.sigmoid(given_total - own_total).to(query.dtype)
-        return torch.lerp(own, given, share).reshape(rows, num_heads * head_dim)
+        share = num_heads // num_kv_heads
+        split = self._prompt_length
+        query = (query * head_dim**-0.5).view(rows, num_kv_heads, share, head_dim)
+        scores = query.new_empty((rows, num_kv_heads, share, split + max(part.length for part in self._row_parts)))
+        for own in self._row_parts:
+            keys, values = own.pool.keys[layer], own.pool.values[layer]
+            keys[own.slots, :, own.places] = key[own.rows]
+            values[own.slots, :, own.places] = value[own.rows]
+            seen = keys[: len(own.slots), :, : own.length]
+            scores[own.rows, :, :, split : split + own.length] = query[own.rows] @ seen.transpose(-1, -2)
+        for given in self._prompt_parts:
+            count, width = given.members.shape
+            asked = query[given.members].transpose(1, 2).reshape(count, num_kv_heads, width * share, head_dim)
+            seen = given.pool.keys[layer, :count, :, : given.length]
+            by_row = _by_member(asked @ seen.transpose(-1, -2), width)[given.origin]
+            if len(self._prompt_parts) == 1:
+                scores[..., :split] = by_row
+            else:
+                scores[given.rows, :, :, : given.length] = by_row
+        mask = self._masks[self._windows[layer]]
+        if mask is not None:
+            # what a short part leaves unwritten in `scores` is masked too
+            scores = torch.where(mask, scores, -torch.inf)
+        weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+        attended = torch.empty_like(query)
+        for own in self._row_parts:
+            seen = own.pool.values[layer, : len(own.slots), :, : own.length]
+            attended[own.rows] = weights[own.rows, :, :, split : split + own.length] @ seen
+        for given in self._prompt_parts:
+            count, width = given.members.shape
+            seen = given.pool.values[layer, :count, :, : given.length]
+            shares = weights[..., : given.length][given.members].transpose(1, 2)
+            result = shares.reshape(count, num_kv_heads, width * share, given.length) @ seen
+            if len(self._prompt_parts) == 1:
+                attended += _by_member(result, width)[given.origin]
+            else:
+                attended.index_add_(0, given.rows, _by_member(result, width)[given.origin])
+        return attended.view(rows, num_heads * head_dim)
 
-    def _attend_rows(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        masks: Sequence[torch.Tensor | None],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        results = []
-        start = 0
-        for pool, (slots, places, longest), mask in zip(self._row_pools, self._lengths, masks, strict=True):
-            count = len(pool.owners)
-            mine = slice(start, start + count)
-            start += count
-            keys, values = pool.keys[layer], pool.values[layer]
-            keys[slots, :, places] = key[mine]
-            values[slots, :, places] = value[mine]
-            scores = torch.matmul(query[mine], keys[:count, :, :longest].transpose(-1, -2)).float()
-            if mask is not None:
-                scores += mask
-            results.append(_weigh(scores, values[:count, :, :longest]))
-        return _joined(results)
-
-    def _attend_prompts(
-        self, layer: int, query: torch.Tensor, masks: Sequence[torch.Tensor | None]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        _, num_kv_heads, share, head_dim = query.shape
-        results = []
-        for part, mask in zip(self._prompt_parts, masks, strict=True):
-            count, width = part.members.shape
-            keys = part.pool.keys[layer, :count, :, : part.length]
-            values = part.pool.values[layer, :count, :, : part.length]
-            asked = query[part.members].transpose(1, 2).reshape(count, num_kv_heads, width * share, head_dim)
-            scores = torch.matmul(asked, keys.transpose(-1, -2)).float()
-            if mask is not None:
-                scores.view(count, num_kv_heads, width, share, part.length).add_(mask)
-            result, total = _weigh(scores, values)
-            results.append((_by_member(result, width), _by_member(total, width)))
-        results_, totals = _joined(results)
-        return results_[self._origin], totals[self._origin]
-
-    def _prompt_mask(self, part: _PromptPart, positions: torch.Tensor, window: int | None) -> torch.Tensor | None:
-        """[prompts, 1, width or 1, 1, length] added to scores."""
-        if window is None and part.lengths is None:
+    def _prompt_part(self, pool: SlotPool[Prompt], families: Mapping[int, list[int]]) -> _PromptPart | None:
+        members = [families.get(id(prompt), []) for prompt in pool.owners]
+        width = max(len(family) for family in members)
+        if width == 0:
             return None
-        keys = torch.arange(part.length, device=self._device)
-        hidden = keys.new_zeros((1, 1, 1), dtype=torch.bool)
-        if part.lengths is not None:
-            hidden = keys >= part.lengths[:, None, None]
+        placed = sorted(
+            (row, index * width + column) for index, family in enumerate(members) for column, row in enumerate(family)
+        )
+        return _PromptPart(
+            pool=pool,
+            members=self._tensor([family + [0] * (width - len(family)) for family in members]),
+            rows=self._tensor([row for row, _ in placed]),
+            origin=self._tensor([place for _, place in placed]),
+            length=max(len(prompt.context) for prompt, family in zip(pool.owners, members, strict=True) if family),
+        )
+
+    def _mask(self, own_lengths: torch.Tensor, longest: int, window: int | None) -> torch.Tensor:
+        """[rows, 1, 1, longest prompt + longest row] of what each row sees."""
+        places = torch.arange(self._prompt_length + longest, device=self._device)
+        own_places = places - self._prompt_length
+        context, own = self._context_lengths[:, None], own_lengths[:, None]
+        visible = torch.where(own_places < 0, places < context, own_places <= own)
         if window is not None:
-            hidden = hidden | (keys <= positions[part.members][..., None] - window)
-        return _added(hidden)[:, None, :, None]
+            positions = torch.where(own_places < 0, places, own_places + context)
+            visible &= positions > context + own - window
+        return visible[:, None, None]
 
-    def _row_mask(self, places: torch.Tensor, longest: int, window: int | None) -> torch.Tensor | None:
-        """[rows, 1, 1, longest] added to scores."""
-        keys = torch.arange(longest, device=self._device)
-        hidden = keys > places[:, None]
-        if window is not None:
-            hidden = hidden | (keys <= places[:, None] - window)
-        return _added(hidden)[:, None, None]
-
-
-def _added(hidden: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, HIDDEN)
-
-
-def _weigh(scores: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted values and the logarithm of the softmax denominator [..., 1]."""
-    total = torch.logsumexp(scores, -1, keepdim=True)
-    return torch.matmul((scores - total).exp_().to(values.dtype), values), total
+    def _tensor(self, numbers: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.tensor(numbers, device=self._device)
 
 
 def _by_member(tensor: torch.Tensor, width: int) -> torch.Tensor:
     """[prompts, kv_heads, width * share, x] -> [prompts * width, kv_heads, share, x]."""
     count, num_kv_heads, rows, size = tensor.shape
+    share = rows // width
     return (
-        tensor.view(count, num_kv_heads, width, rows // width, size)
+        tensor.view(count, num_kv_heads, width, share, size)
         .transpose(1, 2)
-        .reshape(count * width, num_kv_heads, rows // width, size)
+        .reshape(count * width, num_kv_heads, share, size)
     )
-
-
-def _joined(results: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    if len(results) == 1:
-        return results[0]
-    return torch.cat([result for result, _ in results]), torch.cat([total for _, total in results])

@@ -27,7 +27,7 @@ _GRACE_S = 5
 """How long answers under way may take after a signal to stop."""
 
 
-def main(argv: Sequence[str], prog: str = "python -m slimrl.engines.embedded") -> int:
+def main(argv: Sequence[str], prog: str) -> int:
     """Serve until SIGTERM, SIGINT or the parent's end; returns the exit status."""
     options = parse_args(argv, prog)
     logging.basicConfig(
