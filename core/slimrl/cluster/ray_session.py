@@ -59,6 +59,7 @@ def worker_environment(num_threads: int) -> dict[str, str]:
     """Environment of the actors: threads, imports as the driver sees them, no hub."""
     return {
         "OMP_NUM_THREADS": str(num_threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait for work sleep: the engine's share the cores
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
