@@ -99,7 +99,9 @@ class RolloutSteps:
                 self._optimizer.step(lr, metrics["train/grad_norm"])
             metrics["train/lr"] = lr
             per_step.append(metrics)
-        return {**summarise(per_step), **_counts(steps), **timer.seconds}
+        passes = ("perf/train_log_probs_s", "perf/train_forward_backward_s", "perf/train_optimizer_s")
+        model_cpu_s = sum(timer.cpu_seconds[name] for name in passes)
+        return {**summarise(per_step), **_counts(steps), **timer.seconds, "perf/train_model_cpu_s": model_cpu_s}
 
     def _forward_backward(
         self, micro_batches: Sequence[MicroBatch], fixed: Sequence[FixedLogProbs]

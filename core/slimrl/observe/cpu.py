@@ -25,11 +25,11 @@ class ProcessMeter:
 
     def cpu_seconds(self) -> dict[str, float]:
         """User and system seconds by role since the processes began."""
-        for process in self._processes():
+        for process in _tree(self._root):
             try:
                 times = process.cpu_times()
                 key = process.pid, process.create_time()
-                self._seen[key] = self._role(process), times.user + times.system
+                self._seen[key] = _role(process, self._root), times.user + times.system
             except psutil.Error:  # it ended while we looked
                 continue
         total: dict[str, float] = {}
@@ -37,23 +37,29 @@ class ProcessMeter:
             total[role] = total.get(role, 0.0) + seconds
         return total
 
-    def memory_bytes(self) -> dict[str, int]:
-        """Memory now by role; pages that processes share are divided among them (PSS)."""
-        total: dict[str, int] = {}
-        for process in self._processes():
+
+def memory_by_role(root: psutil.Process) -> dict[str, int]:
+    """Bytes that a process and its descendants hold now; pages that several share are divided among them (PSS)."""
+    total: dict[str, int] = {}
+    try:
+        for process in _tree(root):
             try:
-                role, size = self._role(process), process.memory_full_info().pss
+                role, size = _role(process, root), process.memory_full_info().pss
             except psutil.Error:
                 continue
             total[role] = total.get(role, 0) + size
-        return total
+    except psutil.NoSuchProcess:  # it is over
+        pass
+    return total
 
-    def _processes(self) -> Sequence[psutil.Process]:
-        return [self._root, *self._root.children(recursive=True)]
 
-    def _role(self, process: psutil.Process) -> str:
-        if process == self._root:
-            return "driver"
-        # a Ray worker shows its actor's class as its whole command line
-        command = " ".join(process.cmdline())
-        return next((role for text, role in ROLES if text in command), "other")
+def _tree(root: psutil.Process) -> Sequence[psutil.Process]:
+    return [root, *root.children(recursive=True)]
+
+
+def _role(process: psutil.Process, root: psutil.Process) -> str:
+    if process == root:
+        return "driver"
+    # a Ray worker shows its actor's class as its whole command line
+    command = " ".join(process.cmdline())
+    return next((role for text, role in ROLES if text in command), "other")

@@ -68,6 +68,7 @@ class RolloutManager:
         self.buffer = Buffer(plugins.buffer_filter)
         self._eval_sets = read_eval_sets(settings, encoder)
         self._last: Filled | None = None
+        self._engine_cpu_s = 0.0
 
     async def generate(self, step: int) -> tuple[TrainBatch, dict[str, float]]:
         """The batch of one step and its metrics; raises RolloutError when it cannot be filled."""
@@ -88,7 +89,17 @@ class RolloutManager:
         if not all(is_finished(group) for group in self.buffer.groups):
             await self._engine.abort_all()  # what was cut off would otherwise be generated for nobody
         self._last = filled
-        return make_batch(step, filled.kept), rollout_metrics(filled, version=step)
+        metrics = {**rollout_metrics(filled, version=step), **await self._engine_metrics()}
+        return make_batch(step, filled.kept), metrics
+
+    async def _engine_metrics(self) -> dict[str, float]:
+        """CPU seconds of the model since the last call, where the engine tells them."""
+        states = (await self._engine.server_info()).get("internal_states") or [{}]
+        total = states[0].get("model_cpu_s")
+        if total is None:
+            return {}
+        spent, self._engine_cpu_s = total - self._engine_cpu_s, total
+        return {"perf/engine_model_cpu_s": spent}
 
     async def evaluate(self) -> dict[str, float]:
         """Metrics of every evaluation set under the engine's current weights."""
@@ -96,6 +107,7 @@ class RolloutManager:
         for eval_set in self._eval_sets:
             groups = await evaluate(eval_set.groups(), self._produce(eval_set.sampling))
             metrics |= eval_metrics(eval_set.name, groups)
+        await self._engine_metrics()  # the next step's figure begins here
         return metrics
 
     def _produce(self, sampling: SamplingParams) -> Produce:

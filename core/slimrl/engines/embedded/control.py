@@ -121,7 +121,13 @@ class Control:
                 "context_length": engine.max_length,
                 "max_total_num_tokens": engine.budget,
                 "max_req_input_len": min(engine.max_length, engine.budget) - 1,
-                "internal_states": [{"is_paused": scheduler.is_paused, "last_gen_throughput": scheduler.tokens_per_s}],
+                "internal_states": [
+                    {
+                        "is_paused": scheduler.is_paused,
+                        "last_gen_throughput": scheduler.tokens_per_s,
+                        "model_cpu_s": scheduler.model_cpu_s,
+                    }
+                ],
             }
         )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Literal, TypeVar
 
@@ -44,6 +45,8 @@ class Scheduler:
         self.num_generated = 0
         self.tokens_per_s = 0.0
         """Of the latest step."""
+        self.model_cpu_s = 0.0
+        """CPU seconds that passes over the model and drawing from its logits have taken, all threads together."""
         self._options = options
         self._end_ids = end_ids
         self._decode = decode
@@ -180,14 +183,22 @@ class Scheduler:
         num_before = self.num_generated
         ready = self._admit()
         if self.runner.has_pending_prefill():
-            ready += self.runner.prefill()
+            with self._counted():
+                ready += self.runner.prefill()
         if ready:
             self._begin(ready)
         self._make_room()
         if self._rows:
-            rows, logits = self.runner.decode()
+            with self._counted():
+                rows, logits = self.runner.decode()
             self._advance([(row, self._rows[row]) for row in rows], logits)
         self.tokens_per_s = (self.num_generated - num_before) / (time.perf_counter() - started_s)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        started_s = time.process_time()
+        yield
+        self.model_cpu_s += time.process_time() - started_s
 
     def _admit(self) -> list[Prompt]:
         """Ask for the prompts of waiting requests that fit; returns those that are there already."""
@@ -240,7 +251,8 @@ class Scheduler:
     def _advance(self, sources: Sequence[tuple[Prompt | Row, list[Request]]], logits: torch.Tensor) -> None:
         """Give every request its next token from its source's row of logits, and start, fork or end rows."""
         version = self.weight_version
-        drawn = iter(self._draw(sources, logits))
+        with self._counted():
+            drawn = iter(self._draw(sources, logits))
         for source, requests in sources:
             by_token: dict[int, list[Request]] = {}
             for request in requests:
