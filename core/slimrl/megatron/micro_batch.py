@@ -12,6 +12,7 @@ from torch import Tensor
 
 from slimrl.algorithms.prefix_trie import build_trie
 from slimrl.algorithms.segments import attention_segments
+from slimrl.errors import TrainError
 from slimrl.megatron.attention import packed_segments
 from slimrl.megatron.model import PackedTokens
 from slimrl.types import TrainBatch
@@ -32,7 +33,13 @@ class TrainedSample:
 
 
 def trained_samples(batch: TrainBatch) -> list[TrainedSample]:
-    """Every sample's share of a batch, in its order; a sample whose mask is all zero has no tokens."""
+    """Every sample's share of a batch, in its order; a sample whose mask is all zero has no tokens.
+
+    Raises TrainError for an empty prompt: nothing would predict the first token of its response.
+    """
+    if (batch.prompt_lengths < 1).any():
+        sample = int(batch.sample_ids[batch.prompt_lengths < 1][0])
+        raise TrainError(f"step {batch.step}: sample {sample} has an empty prompt; give it at least one token")
     lengths = batch.prompt_lengths.astype(np.int64) + batch.response_lengths
     starts = np.concatenate(([0], lengths.cumsum()))
     response_starts = np.concatenate(([0], batch.response_lengths.astype(np.int64).cumsum()))

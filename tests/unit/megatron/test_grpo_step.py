@@ -267,3 +267,15 @@ def test_engine_log_probs_are_compared_with_the_trainers(
     metrics = make_trainer(checkpoints["llama"]).train(from_engine).metrics
     assert metrics["train/log_prob_abs_diff"] == pytest.approx(0.25, abs=1e-4)
     assert metrics["train/log_prob_abs_diff_max"] == pytest.approx(0.25, abs=1e-4)
+
+
+def test_an_empty_prompt_is_refused(
+    checkpoints: dict[str, Path],
+    make_trainer: Callable[..., MegatronTrainer],
+    make_batch: Callable[..., TrainBatch],
+) -> None:
+    batch = make_batch(0)
+    lengths = batch.prompt_lengths.copy()
+    lengths[2], batch.response_lengths[2] = 0, batch.response_lengths[2] + lengths[2]
+    with pytest.raises(TrainError, match="sample 2 has an empty prompt"):
+        make_trainer(checkpoints["llama"]).train(replace(batch, prompt_lengths=lengths))
