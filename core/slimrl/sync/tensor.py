@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import shutil
@@ -24,6 +25,9 @@ SHARED_MEMORY = Path("/dev/shm")
 
 _ALIGNMENT = 64
 """Every tensor starts at a multiple of this many bytes, as any element type may."""
+
+
+_PREFIX = "slimrl-weights-"
 
 
 class SharedMemoryTransport:
@@ -92,8 +96,10 @@ class SharedFile:
             # Writing a file past the size of a memory file system (64 MiB in many containers) would fail.
             fits = self._folder.is_dir() and shutil.disk_usage(self._folder).free > num_bytes + (1 << 20)
             folder = self._folder if fits else Path(tempfile.gettempdir())
+            _remove_abandoned(folder)
             # removed by __exit__; the engine opens it by name
-            self._file = tempfile.NamedTemporaryFile(prefix="slimrl-weights-", dir=folder, delete=False)  # noqa: SIM115
+            self._file = tempfile.NamedTemporaryFile(prefix=_PREFIX, dir=folder, delete=False)  # noqa: SIM115
+            fcntl.flock(self._file, fcntl.LOCK_EX)
             self._capacity = num_bytes
         self._open.seek(0)
 
@@ -119,3 +125,14 @@ class SharedFile:
                 Path(self._file.name).unlink()
             self._file.close()
             self._file = None
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the files of senders that were killed: nobody holds their lock, which ends with the process."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        # another user's file, or one that its owner removes at this moment
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            is_new = time.time() - path.stat().st_mtime < 60.0  # its owner may be about to lock it
+            if not is_new:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
