@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -78,11 +79,14 @@ def test_kill_9_in_the_middle_and_the_same_command_give_the_same_metrics(make_jo
     assert resumed_at[1] >= 2
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(make_job: Callable[..., object]) -> None:
+def test_ctrl_c_saves_and_says_how_to_go_on_and_nothing_listened_beyond_loopback(
+    make_job: Callable[..., object],
+) -> None:
     job = make_job(num_rollout="500")
     process = job.start()
     try:
         wait_for(lambda: len(job.metrics()) >= 2, process)
+        assert listening(process.pid) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(timeout=90) == 130
     finally:
@@ -131,6 +135,15 @@ def test_an_engine_that_runs_already_is_used_and_left_running(make_job: Callable
     finally:
         serve.terminate()
         serve.wait()
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses on which a process and its descendants accept connections."""
+    root = psutil.Process(pid)
+    connections = [c for p in [root, *root.children(recursive=True)] for c in p.net_connections("inet")]
+    found = {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
+    assert found, "nothing listens at all"
+    return found
 
 
 def repeatable(rows: list[dict[str, float]]) -> list[dict[str, float]]:
