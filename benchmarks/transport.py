@@ -84,8 +84,9 @@ async def measure_stock(url: str, in_flight: int, max_new_tokens: int) -> float 
             return None
 
 
-async def cpu_seconds_each(generate: Generate, in_flight: int, waves: int = 4) -> float:
+async def cpu_seconds_each(generate: Generate, in_flight: int) -> float:
     """CPU seconds of one generation: waves of `in_flight` at once, the first of which opens the connections."""
+    waves = max(1, 1024 // in_flight)
     await asyncio.gather(*(generate() for _ in range(in_flight)))
     start = time.process_time()
     for _ in range(waves):
