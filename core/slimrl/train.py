@@ -159,6 +159,7 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
             rollout=c.rollout,
             eval=c.eval,
             hf_checkpoint=hf_checkpoint,
+            vocab_size=plan.vocab_size,
             prompt_data=c.rollout.prompt_data.resolve(),
             batch_size=plan.rollout_batch_size,
             max_response_len=plan.rollout_max_response_len,

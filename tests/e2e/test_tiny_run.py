@@ -79,7 +79,7 @@ def test_kill_9_in_the_middle_and_the_same_command_give_the_same_metrics(make_jo
     assert resumed_at[1] >= 2
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on_and_nothing_listened_beyond_loopback(
+def test_ctrl_c_saves_and_says_how_to_go_on_and_all_listened_on_loopback(
     make_job: Callable[..., object],
 ) -> None:
     job = make_job(num_rollout="500")

@@ -35,6 +35,8 @@ class Plan:
     dtype: Literal["float32", "bfloat16"]
     num_threads: int
     num_parameters: int
+    vocab_size: int | None
+    """Token ids are below it, if the config says."""
     processes: tuple[ProcessMemory, ...]
 
 
@@ -67,6 +69,7 @@ def make_plan(config: Config, *, num_prompts: int) -> Plan:
         dtype=dtype,
         num_threads=config.cluster.num_threads or num_cores(),
         num_parameters=model.count_parameters(),
+        vocab_size=model.config.get("vocab_size"),
         processes=estimate_memory(config, model, dtype=dtype, samples_in_flight=_in_flight(config)),
     )
     if config.optimizer.lr_warmup_iters >= plan.total_steps:

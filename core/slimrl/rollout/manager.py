@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -173,7 +174,9 @@ async def open_manager(
 ) -> RolloutManager:
     """A manager with its client, reward workers and trackers running; `close` ends them."""
     resources = AsyncExitStack()
-    engine = await resources.enter_async_context(HttpEngineClient(engine_url, concurrency=settings.concurrency))
+    engine = await resources.enter_async_context(
+        HttpEngineClient(engine_url, concurrency=settings.concurrency, vocab_size=settings.vocab_size)
+    )
     scorer = await resources.enter_async_context(Scorer.from_plugins(plugins))
     trackers: list[Tracker] = []
     if settings.use_tensorboard:
@@ -182,4 +185,6 @@ async def open_manager(
         trackers.append(TensorBoardTracker(run.tensorboard, purge_step=start))
     for tracker in trackers:
         resources.callback(tracker.close)
-    return RolloutManager(settings, plugins, engine, scorer, run, trackers, resources)
+    manager = RolloutManager(settings, plugins, engine, scorer, run, trackers, resources)
+    gc.freeze()  # what is there now stays: a collection need not look at it again and again
+    return manager

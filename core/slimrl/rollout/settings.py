@@ -16,6 +16,7 @@ class RolloutSettings:
     rollout: RolloutConfig
     eval: EvalConfig
     hf_checkpoint: Path
+    vocab_size: int | None
     prompt_data: Path
     batch_size: int
     max_response_len: int

@@ -181,10 +181,11 @@ class Control:
         return JSONResponse({"status": "ok", "message": "Generation continued successfully."})
 
     async def flush_cache(self, _: HttpRequest) -> Response:
-        """Forget stored prompts; 400 while a request is in the engine."""
+        """Forget stored prompts; 400 while a request is in the engine, but for those that wait out a pause."""
 
         def flush() -> bool:
-            if self._engine.scheduler.is_busy:
+            scheduler = self._engine.scheduler
+            if scheduler.num_running or (scheduler.is_busy and not scheduler.is_paused):
                 return False
             self._engine.runner.forget()
             return True

@@ -12,7 +12,7 @@ import torch
 
 from slimrl.engines.embedded.runner import Prompt, Row
 from slimrl.engines.embedded.scoring import score
-from slimrl.engines.embedded.weights import NamedWeights
+from slimrl.engines.embedded.weights import NamedWeights, Whole
 from slimrl.errors import EngineError, UsageError
 
 
@@ -66,7 +66,7 @@ class FallbackRunner:
         name_of = {id(parameter): name for name, parameter in own.items()}
         every = self._model.named_parameters(remove_duplicate=False)
         aliases = {name: name_of[id(parameter)] for name, parameter in every if name not in own}
-        self.weights = NamedWeights(own, aliases)
+        self.weights = NamedWeights({name: Whole(parameter) for name, parameter in own.items()}, aliases)
         self.reset()
 
     def reset(self) -> None:

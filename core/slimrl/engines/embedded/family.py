@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from slimrl.engines.embedded.matrix import Matrix
 from slimrl.engines.embedded.shape import ModelShape, inverse_frequencies
-from slimrl.engines.embedded.weights import NamedWeights
+from slimrl.engines.embedded.weights import NamedWeights, Part, Weight, Whole
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(layer, query [rows, heads, head_dim], key and value [rows, kv_heads, head_dim]) -> [rows, heads * head_dim]."""
@@ -23,16 +24,16 @@ class Layer:
     """Weights of one layer; what is used together is stored together."""
 
     input_norm: torch.Tensor
-    qkv: torch.Tensor
+    qkv: Matrix
     qkv_bias: torch.Tensor | None
     q_norm: torch.Tensor | None
     k_norm: torch.Tensor | None
-    output: torch.Tensor
+    output: Matrix
     output_bias: torch.Tensor | None
     ffn_norm: torch.Tensor
-    gate_up: torch.Tensor
+    gate_up: Matrix
     gate_up_bias: torch.Tensor | None
-    down: torch.Tensor
+    down: Matrix
     down_bias: torch.Tensor | None
 
 
@@ -44,16 +45,18 @@ class FamilyModel:
         self.dtype = dtype
         self.device = device
         self._inverse_frequencies = inverse_frequencies(shape).to(device)
-        self._named: dict[str, torch.Tensor] = {}
-        self.embedding = self._weight("model.embed_tokens.weight", shape.vocab_size, shape.hidden_size)
+        self._named: dict[str, Weight] = {}
         self.layers = [self._layer(f"model.layers.{index}") for index in range(shape.num_layers)]
-        self.final_norm = self._weight("model.norm.weight", shape.hidden_size)
+        self.final_norm = self._vector("model.norm.weight", shape.hidden_size)
+        embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+        self._embedding: torch.Tensor | None = None
         if shape.tied_head:
-            self.head = self.embedding
+            self._head = self._matrix({embedding: shape.vocab_size}, shape.hidden_size, keep_dense=True)
         else:
-            self.head = self._weight("lm_head.weight", shape.vocab_size, shape.hidden_size)
-        aliases = {"lm_head.weight": "model.embed_tokens.weight"} if shape.tied_head else {}
-        self.weights = NamedWeights(self._named, aliases)
+            self._head = self._matrix({head: shape.vocab_size}, shape.hidden_size)
+            self._embedding = torch.empty((shape.vocab_size, shape.hidden_size), dtype=dtype, device=device)
+            self._named[embedding] = Whole(self._embedding)
+        self.weights = NamedWeights(self._named, {head: embedding} if shape.tied_head else {})
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
         """Hidden states [rows, hidden] before the final norm, of tokens [rows] at positions [rows]."""
@@ -62,10 +65,10 @@ class FamilyModel:
         epsilon = shape.norm_epsilon
         rows = tokens.shape[0]
         cos, sin = self._rotations(positions)
-        hidden = F.embedding(tokens, self.embedding)
+        hidden = F.embedding(tokens, self._head.dense if self._embedding is None else self._embedding)
         for index, layer in enumerate(self.layers):
             normed = F.rms_norm(hidden, (shape.hidden_size,), layer.input_norm, epsilon)
-            qkv = linear(normed, layer.qkv, layer.qkv_bias).view(rows, num_heads + 2 * num_kv_heads, head_dim)
+            qkv = layer.qkv.multiply(normed, layer.qkv_bias).view(rows, num_heads + 2 * num_kv_heads, head_dim)
             value = qkv[:, num_heads + num_kv_heads :]
             if layer.q_norm is not None:
                 query, key = qkv[:, :num_heads], qkv[:, num_heads : num_heads + num_kv_heads]
@@ -75,17 +78,17 @@ class FamilyModel:
                 rotated = _rotate(qkv[:, : num_heads + num_kv_heads], cos, sin)
                 query, key = rotated[:, :num_heads], rotated[:, num_heads:]
             attended = attend(index, query, key, value)
-            hidden = hidden + linear(attended, layer.output, layer.output_bias)
+            hidden = hidden + layer.output.multiply(attended, layer.output_bias)
             normed = F.rms_norm(hidden, (shape.hidden_size,), layer.ffn_norm, epsilon)
-            gate_up = linear(normed, layer.gate_up, layer.gate_up_bias)
+            gate_up = layer.gate_up.multiply(normed, layer.gate_up_bias)
             gated = F.silu(gate_up[:, : shape.ffn_size]).mul_(gate_up[:, shape.ffn_size :])
-            hidden = hidden + linear(gated, layer.down, layer.down_bias)
+            hidden = hidden + layer.down.multiply(gated, layer.down_bias)
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits [rows, vocabulary] of hidden states [rows, hidden]."""
         normed = F.rms_norm(hidden, (self.shape.hidden_size,), self.final_norm, self.shape.norm_epsilon)
-        return linear(normed, self.head, None).float()
+        return self._head.multiply(normed, None).float()
 
     def _rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines, [rows, 1, head_dim] each."""
@@ -98,44 +101,44 @@ class FamilyModel:
         query_size, kv_size = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
         hidden, ffn = shape.hidden_size, shape.ffn_size
         attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-        projections = {"q_proj": query_size, "k_proj": kv_size, "v_proj": kv_size}
-        qkv = {f"{attention}.{name}": size for name, size in projections.items()}
+        qkv = {f"{attention}.q_proj": query_size, f"{attention}.k_proj": kv_size, f"{attention}.v_proj": kv_size}
         gate_up = {f"{mlp}.gate_proj": ffn, f"{mlp}.up_proj": ffn}
+        output, down = f"{attention}.o_proj", f"{mlp}.down_proj"
         return Layer(
-            input_norm=self._weight(f"{prefix}.input_layernorm.weight", hidden),
-            qkv=self._fused(qkv, "weight", hidden),
-            qkv_bias=self._fused(qkv, "bias") if shape.qkv_bias else None,
-            q_norm=self._weight(f"{attention}.q_norm.weight", shape.head_dim) if shape.head_norm else None,
-            k_norm=self._weight(f"{attention}.k_norm.weight", shape.head_dim) if shape.head_norm else None,
-            output=self._weight(f"{attention}.o_proj.weight", hidden, query_size),
-            output_bias=self._weight(f"{attention}.o_proj.bias", hidden) if shape.output_bias else None,
-            ffn_norm=self._weight(f"{prefix}.post_attention_layernorm.weight", hidden),
-            gate_up=self._fused(gate_up, "weight", hidden),
-            gate_up_bias=self._fused(gate_up, "bias") if shape.ffn_bias else None,
-            down=self._weight(f"{mlp}.down_proj.weight", hidden, ffn),
-            down_bias=self._weight(f"{mlp}.down_proj.bias", hidden) if shape.ffn_bias else None,
+            input_norm=self._vector(f"{prefix}.input_layernorm.weight", hidden),
+            qkv=self._matrix(_named(qkv, "weight"), hidden),
+            qkv_bias=self._bias(_named(qkv, "bias")) if shape.qkv_bias else None,
+            q_norm=self._vector(f"{attention}.q_norm.weight", shape.head_dim) if shape.head_norm else None,
+            k_norm=self._vector(f"{attention}.k_norm.weight", shape.head_dim) if shape.head_norm else None,
+            output=self._matrix({f"{output}.weight": hidden}, query_size),
+            output_bias=self._vector(f"{output}.bias", hidden) if shape.output_bias else None,
+            ffn_norm=self._vector(f"{prefix}.post_attention_layernorm.weight", hidden),
+            gate_up=self._matrix(_named(gate_up, "weight"), hidden),
+            gate_up_bias=self._bias(_named(gate_up, "bias")) if shape.ffn_bias else None,
+            down=self._matrix({f"{down}.weight": hidden}, ffn),
+            down_bias=self._vector(f"{down}.bias", hidden) if shape.ffn_bias else None,
         )
 
-    def _weight(self, name: str, *size: int) -> torch.Tensor:
-        tensor = torch.empty(size, dtype=self.dtype, device=self.device)
-        self._named[name] = tensor
-        return tensor
+    def _vector(self, name: str, size: int) -> torch.Tensor:
+        return self._bias({name: size})
 
-    def _fused(self, parts: dict[str, int], kind: str, *columns: int) -> torch.Tensor:
-        """One tensor for several that the same input meets; each part keeps its HF name as a view."""
-        whole = torch.empty((sum(parts.values()), *columns), dtype=self.dtype, device=self.device)
+    def _bias(self, parts: dict[str, int]) -> torch.Tensor:
+        """One vector for several that the same product adds; each keeps its HF name as a view."""
+        whole = torch.empty(sum(parts.values()), dtype=self.dtype, device=self.device)
         for name, part in zip(parts, torch.split(whole, list(parts.values())), strict=True):
-            self._named[f"{name}.{kind}"] = part
+            self._named[name] = Whole(part)
         return whole
 
+    def _matrix(self, parts: dict[str, int], num_inputs: int, *, keep_dense: bool = False) -> Matrix:
+        """One matrix for several that the same input meets, by HF name and number of outputs."""
+        matrix = Matrix(list(parts.values()), num_inputs, self.dtype, self.device, keep_dense=keep_dense)
+        for index, name in enumerate(parts):
+            self._named[name] = Part(matrix, index)
+        return matrix
 
-def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """`rows @ weight.T + bias`, [rows, out], in the operand order that is fast for this many rows."""
-    # MKL takes up to three times as long for two to four rows times a wide matrix than for the transposed product
-    if 2 <= rows.shape[0] <= 4 and rows.device.type == "cpu" and rows.dtype is torch.float32:
-        product = weight.mm(rows.t()).t().contiguous()
-        return product if bias is None else product.add_(bias)
-    return F.linear(rows, weight, bias)
+
+def _named(parts: dict[str, int], kind: str) -> dict[str, int]:
+    return {f"{name}.{kind}": size for name, size in parts.items()}
 
 
 def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

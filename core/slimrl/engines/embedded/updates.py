@@ -65,7 +65,7 @@ class WeightUpdates:
 
     def head_of(self, name: str, count: int) -> list[Any]:
         """The first rows of a tensor as nested lists; raises EngineError for an unknown name."""
-        found: list[Any] = self._engine.runner.weights[name][:count].float().tolist()
+        found: list[Any] = self._engine.runner.weights[name].read()[:count].float().tolist()
         return found
 
     def checker(self, action: str) -> dict[str, Any]:
