@@ -3,7 +3,8 @@
 SmolLM2-135M in float32, the demo's batch: 8 chat prompts of about 39 tokens, 8 responses of 12 tokens each, sampled
 from the model. Tokens are those of all samples, prompt and response. Both make one GRPO step with AdamW in this
 process; CPU seconds are the process's, loading excluded. transformers is given what it is best with: right-padded
-batches with torch's attention, logits of the responses only, a fused AdamW.
+batches with torch's attention, logits of the responses only, a fused AdamW. On
+a machine with other work, OMP_WAIT_POLICY=passive keeps threads that wait from being counted.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ def prepare_megatron(device: torch.device) -> None:
     found = version("megatron-core")
     if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < FLOOR:
         raise UsageError(f"megatron-core {found} is too old; install megatron-core>={'.'.join(map(str, FLOOR))}")
-    with without_megatron_warnings():
+    compiling = _without_compiler() if device.type == "cpu" else contextlib.nullcontext()
+    with without_megatron_warnings(), compiling:
         for name in (
             "megatron.core.distributed",
             "megatron.core.models.gpt.gpt_layer_specs",
@@ -51,6 +52,25 @@ def without_megatron_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Make `torch.compile` leave functions as they are while Megatron is imported.
+
+    It marks small functions with it, none of which runs here on a CPU; that alone would load the whole compiler
+    (two seconds, 70 MB).
+    """
+    compile_function = torch.compile
+
+    def leave(function: Any = None, **options: Any) -> Any:  # Any: torch.compile is also a decorator factory
+        return leave if function is None else function
+
+    torch.compile = leave  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compile_function
 
 
 def mark_parameters(model: torch.nn.Module) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,3 +58,14 @@ def test_publishing_gives_every_tensor_under_its_hf_name(
     assert transport.version == 7  # type: ignore[attr-defined]
     assert "model.layers.2.self_attn.k_proj.weight" in transport.weights  # type: ignore[attr-defined]
     assert metrics["perf/publish_s"] >= 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA nothing is replaced")
+def test_importing_megatron_on_a_cpu_loads_no_compiler_and_keeps_torch_compile() -> None:
+    code = (
+        "import sys, torch; compile_function = torch.compile\n"
+        "from slimrl.megatron.compat import prepare_megatron\n"
+        "prepare_megatron(torch.device('cpu'))\n"
+        "sys.exit('torch._inductor' in sys.modules or torch.compile is not compile_function)"
+    )
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0
