@@ -1,8 +1,8 @@
 """CPU seconds and memory of a whole step of the demo, by process and by what is the model's arithmetic.
 
-Runs `slimrl train` with the demo's configuration for a few steps and reads the run folder. Arithmetic is the engine's
-and the trainer's passes, the optimizer included; everything else is hooks, HTTP, Ray, packing, weight transfer,
-logging. Memory is the sum over all processes, pages that they share counted once (PSS).
+Runs `slimrl train` with the demo's configuration and reads the run folder. Arithmetic is the engine's and the
+trainer's passes, the optimizer included; sync is what all processes spend while the weights go to the engine; the
+rest is hooks, HTTP, Ray, packing, rewards, logging. Memory is the sum over all processes, pages that they share counted once (PSS).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ARITHMETIC = ("perf/engine_model_cpu_s", "perf/train_model_cpu_s")
 def main() -> None:
     """Run and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=16)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir(Path(folder) / "run")
@@ -57,14 +57,24 @@ def print_cpu(rows: list[dict[str, float]]) -> None:
     """One line a step: CPU seconds by process, and the share that is the model's arithmetic."""
     roles = sorted({name for row in rows for name in row if name.startswith("perf/cpu_") and name != "perf/cpu_s"})
     header = [name.removeprefix("perf/cpu_").removesuffix("_s") for name in roles]
-    print("CPU seconds a step\n" + "".join(f"{word:>12}" for word in ["step", *header, "all", "arithmetic", "other"]))
+    columns = ["step", *header, "all", "arithmetic", "sync", "rest"]
+    print("CPU seconds a step\n" + "".join(f"{word:>11}" for word in columns))
     for row in rows:
-        arithmetic = sum(row[name] for name in ARITHMETIC) / row["perf/cpu_s"]
-        cells = [f"{row['step'] + 1:>12.0f}", *(f"{row.get(name, 0.0):>12.2f}" for name in roles)]
-        print("".join([*cells, f"{row['perf/cpu_s']:>12.2f}", f"{arithmetic:>12.1%}", f"{1 - arithmetic:>12.1%}"]))
+        cells = [f"{row['step'] + 1:>11.0f}", *(f"{row.get(name, 0.0):>11.2f}" for name in roles)]
+        print("".join([*cells, f"{row['perf/cpu_s']:>11.2f}", *(f"{share:>11.1%}" for share in split([row]))]))
+    arithmetic, sync, rest = split(rows)
     mean = sum(row["perf/cpu_s"] for row in rows) / len(rows)
-    share = sum(row[name] for row in rows for name in ARITHMETIC) / sum(row["perf/cpu_s"] for row in rows)
-    print(f"mean {mean:.2f} CPU seconds a step, {1 - share:.1%} of it not the model's arithmetic")
+    print(
+        f"mean {mean:.2f} CPU seconds a step: {arithmetic:.1%} arithmetic, {sync:.1%} weight sync, {rest:.1%} the rest"
+    )
+
+
+def split(rows: list[dict[str, float]]) -> tuple[float, float, float]:
+    """Shares of the CPU seconds: arithmetic, weight sync, the rest."""
+    total = sum(row["perf/cpu_s"] for row in rows)
+    arithmetic = sum(row[name] for row in rows for name in ARITHMETIC) / total
+    sync = sum(row["perf/sync_cpu_s"] for row in rows) / total
+    return arithmetic, sync, 1 - arithmetic - sync
 
 
 if __name__ == "__main__":

@@ -18,21 +18,30 @@ class StepClock:
         self._started = time.perf_counter()
         self._cpu_started = meter.cpu_seconds()
         self._phases: dict[str, float] = {}
+        self._phase_cpu: dict[str, float] = {}
 
     @contextmanager
     def phase(self, name: str, progress: StepProgress) -> Iterator[None]:
         """Time one phase and show it."""
         progress.phase(name)
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), self._total_cpu()
         yield
         self._phases[name] = time.perf_counter() - started
+        self._phase_cpu[name] = self._total_cpu() - cpu_started
+
+    def _total_cpu(self) -> float:
+        return sum(self._meter.cpu_seconds().values())
 
     def metrics(self, rollout: Mapping[str, float]) -> dict[str, float]:
-        """`perf/PHASE_s`, `perf/step_s`, `perf/cpu_ROLE_s`, `perf/cpu_s` and response tokens per second."""
+        """Seconds and CPU seconds by phase, CPU seconds by role, both in all, and response tokens per second.
+
+        `perf/PHASE_s`, `perf/PHASE_cpu_s`, `perf/cpu_ROLE_s`, `perf/step_s`, `perf/cpu_s`, `perf/tokens_per_s`.
+        """
         cpu = {role: s - self._cpu_started.get(role, 0.0) for role, s in self._meter.cpu_seconds().items()}
         step_s = time.perf_counter() - self._started
         return {
             **{f"perf/{name}_s": seconds for name, seconds in self._phases.items()},
+            **{f"perf/{name}_cpu_s": seconds for name, seconds in self._phase_cpu.items()},
             "perf/step_s": step_s,
             **{f"perf/cpu_{role}_s": seconds for role, seconds in cpu.items()},
             "perf/cpu_s": sum(cpu.values()),

@@ -33,7 +33,7 @@ _PREFIX = "slimrl-weights-"
 class SharedMemoryTransport:
     """Sends weights in buckets through one file that is used again for each; the file is gone after each publish."""
 
-    def __init__(self, engine_url: str, bucket_bytes: int = 256 << 20, *, retry_s: float = 15.0) -> None:
+    def __init__(self, engine_url: str, bucket_bytes: int = 64 << 20, *, retry_s: float = 15.0) -> None:
         self._engine_url = engine_url
         self._retry_s = retry_s
         self._bucket_bytes = bucket_bytes
