@@ -1,14 +1,13 @@
 """Tokens per CPU second of the embedded engine against transformers' generate, on the same prompts in one run.
 
 SmolLM2-135M in float32, chat prompts of about 39 tokens, 32 new tokens each at temperature 1, two threads. Both run in
-this process; CPU seconds are the process's, loading excluded. transformers is given what it is best with: left-padded
+this process; CPU seconds are the process's, without loading. transformers is given what it is best with: left-padded
 batches, its default cache, num_return_sequences for groups.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import sys
 import time
@@ -26,6 +25,10 @@ from slimrl.engines.embedded.params import Sampling
 from slimrl.engines.embedded.request import Request
 
 NEW_TOKENS = 32
+
+
+Run = Callable[["Load", int], None]
+"""Generate a load's tokens from a seed."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +51,27 @@ def main() -> None:
     """Run and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2, help="the best of so many counts, for both")
+    parser.add_argument("--rounds", type=int, default=2, help="the best of so many counts, for each")
     parser.add_argument("--deterministic", action="store_true", help="also measure deterministic inference")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = hub.fetch("smollm2-135m")
     loads = make_loads(folder)
-    ours = with_engine(folder, loads, options.rounds, deterministic=False)
-    invariant = with_engine(folder, loads, 1, deterministic=True) if options.deterministic else None
-    theirs = with_transformers(folder, loads, options.rounds)
-    print(f"\ntokens per CPU second, {options.threads} threads, best of {options.rounds}")
-    print(f"{'load':28}{'engine':>9}{'generate':>10}{'ratio':>8}{'wanted':>8}")
-    for index, load in enumerate(loads):
-        ratio = ours[index] / theirs[index]
-        print(f"{load.name:28}{ours[index]:9.1f}{theirs[index]:10.1f}{ratio:8.2f}{load.target:8.1f}")
-        if invariant is not None:
-            print(f"{'  deterministic':28}{invariant[index]:9.1f}{'':10}{invariant[index] / theirs[index]:8.2f}")
+    engine = Engine(EngineOptions(folder, device="cpu", dtype="float32"))
+    runs: dict[str, Run] = {"engine": with_engine(engine), "generate": with_transformers(folder)}
+    if options.deterministic:
+        invariant = Engine(EngineOptions(folder, device="cpu", dtype="float32", deterministic=True))
+        runs["deterministic"] = with_engine(invariant)
+    print(f"tokens per CPU second, {options.threads} threads, best of {options.rounds} rounds")
+    print(f"{'':26}" + "".join(f"{name:>15}" for name in runs) + f"{'ratio':>8}{'wanted':>8}")
+    for load in loads:
+        speeds = measure(load, runs, options.rounds)
+        ratio = speeds["engine"] / speeds["generate"]
+        cells = "".join(f"{speed:15.1f}" for speed in speeds.values())
+        print(f"{load.name:26}{cells}{ratio:8.2f}{load.target:8.1f}", flush=True)
+    engine.close()
+    if options.deterministic:
+        invariant.close()
 
 
 def make_loads(folder: Path) -> list[Load]:
@@ -85,9 +93,8 @@ def make_loads(folder: Path) -> list[Load]:
     ]
 
 
-def with_engine(folder: Path, loads: Sequence[Load], rounds: int, *, deterministic: bool) -> list[float]:
-    """Tokens per CPU second of each load."""
-    engine = Engine(EngineOptions(folder, device="cpu", dtype="float32", deterministic=deterministic))
+def with_engine(engine: Engine) -> Run:
+    """All requests of a load at once."""
 
     def run(load: Load, seed: int) -> None:
         sampling = Sampling(max_new_tokens=NEW_TOKENS, ignore_eos=True)
@@ -99,15 +106,11 @@ def with_engine(folder: Path, loads: Sequence[Load], rounds: int, *, determinist
         engine.generate(requests)
         assert all(len(request.output_ids) == NEW_TOKENS for request in requests)
 
-    try:
-        return [measure(load, run, rounds) for load in loads]
-    finally:
-        engine.close()
-        gc.collect()
+    return run
 
 
-def with_transformers(folder: Path, loads: Sequence[Load], rounds: int) -> list[float]:
-    """Tokens per CPU second of each load."""
+def with_transformers(folder: Path) -> Run:
+    """One call of generate for a load."""
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -117,32 +120,34 @@ def with_transformers(folder: Path, loads: Sequence[Load], rounds: int) -> list[
         width = max(map(len, load.prompts))
         ids = torch.tensor([[2] * (width - len(prompt)) + prompt for prompt in load.prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in load.prompts])
-        output = model.generate(
-            ids,
-            attention_mask=mask,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            num_return_sequences=load.num_each,
-            max_new_tokens=NEW_TOKENS,
-            min_new_tokens=NEW_TOKENS,
-            pad_token_id=2,
-        )
+        with torch.inference_mode():
+            output = model.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                num_return_sequences=load.num_each,
+                max_new_tokens=NEW_TOKENS,
+                min_new_tokens=NEW_TOKENS,
+                pad_token_id=2,
+            )
         assert output.shape == (len(load.prompts) * load.num_each, width + NEW_TOKENS)
 
-    with torch.inference_mode():
-        return [measure(load, run, rounds) for load in loads]
+    return run
 
 
-def measure(load: Load, run: Callable[[Load, int], None], rounds: int) -> float:
-    """Tokens per CPU second in the best of some rounds, after a short warm-up."""
-    run(Load("warm-up", load.prompts[:1], 1, 0.0), 0)
-    best_s = float("inf")
+def measure(load: Load, runs: dict[str, Run], rounds: int) -> dict[str, float]:
+    """Tokens per CPU second in the best of some rounds; the contestants take turns and meet the same noise."""
+    best_s = dict.fromkeys(runs, float("inf"))
+    for run in runs.values():
+        run(Load("warm-up", load.prompts[:1], 1, 0.0), 0)
     for seed in range(rounds):
-        start_s = time.process_time()
-        run(load, 1 + 1000 * seed)
-        best_s = min(best_s, time.process_time() - start_s)
-    return load.num_tokens / best_s
+        for name, run in runs.items():
+            start_s = time.process_time()
+            run(load, 1 + 1000 * seed)
+            best_s[name] = min(best_s[name], time.process_time() - start_s)
+    return {name: load.num_tokens / seconds for name, seconds in best_s.items()}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,10 @@ from slimrl.engines.embedded.shape import ModelShape, inverse_frequencies
 from slimrl.engines.embedded.weights import NamedWeights, Part, Weight, Whole
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""(layer, query [rows, heads, head_dim], key and value [rows, kv_heads, head_dim]) -> [rows, heads * head_dim]."""
+"""(layer, query [rows, heads, head_dim], key and value [rows, kv_heads, head_dim]) -> [rows, heads * head_dim].
+
+Queries come divided by the square root of head_dim.
+"""
 
 
 @dataclass(slots=True)
@@ -45,6 +48,8 @@ class FamilyModel:
         self.dtype = dtype
         self.device = device
         self._inverse_frequencies = inverse_frequencies(shape).to(device)
+        scales = [shape.head_dim**-0.5] * shape.num_heads + [1.0] * shape.num_kv_heads
+        self._head_scales = torch.tensor(scales, device=device)[:, None]
         self._named: dict[str, Weight] = {}
         self.layers = [self._layer(f"model.layers.{index}") for index in range(shape.num_layers)]
         self.final_norm = self._vector("model.norm.weight", shape.hidden_size)
@@ -69,14 +74,13 @@ class FamilyModel:
         for index, layer in enumerate(self.layers):
             normed = F.rms_norm(hidden, (shape.hidden_size,), layer.input_norm, epsilon)
             qkv = layer.qkv.multiply(normed, layer.qkv_bias).view(rows, num_heads + 2 * num_kv_heads, head_dim)
-            value = qkv[:, num_heads + num_kv_heads :]
-            if layer.q_norm is not None:
-                query, key = qkv[:, :num_heads], qkv[:, num_heads : num_heads + num_kv_heads]
-                query = _rotate(F.rms_norm(query, (head_dim,), layer.q_norm, epsilon), cos, sin)
-                key = _rotate(F.rms_norm(key, (head_dim,), layer.k_norm, epsilon), cos, sin)
-            else:
-                rotated = _rotate(qkv[:, : num_heads + num_kv_heads], cos, sin)
-                query, key = rotated[:, :num_heads], rotated[:, num_heads:]
+            heads, value = qkv[:, : num_heads + num_kv_heads], qkv[:, num_heads + num_kv_heads :]
+            if layer.q_norm is not None and layer.k_norm is not None:
+                query = F.rms_norm(heads[:, :num_heads], (head_dim,), layer.q_norm, epsilon)
+                key = F.rms_norm(heads[:, num_heads:], (head_dim,), layer.k_norm, epsilon)
+                heads = torch.cat((query, key), 1)
+            heads = _rotate(heads, cos, sin)
+            query, key = heads[:, :num_heads], heads[:, num_heads:]
             attended = attend(index, query, key, value)
             hidden = hidden + layer.output.multiply(attended, layer.output_bias)
             normed = F.rms_norm(hidden, (shape.hidden_size,), layer.ffn_norm, epsilon)
@@ -91,10 +95,11 @@ class FamilyModel:
         return self._head.multiply(normed, None).float()
 
     def _rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and signed sines, [rows, 1, head_dim] each."""
+        """Cosines and signed sines, [rows, query and key heads, head_dim] each; they scale the queries too."""
         angles = positions[:, None].float() * self._inverse_frequencies
-        cos, sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
-        return torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
+        cos, sin = angles.cos(), angles.sin()
+        cos, sin = torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
+        return (cos * self._head_scales).to(self.dtype), (sin * self._head_scales).to(self.dtype)
 
     def _layer(self, prefix: str) -> Layer:
         shape = self.shape

@@ -34,10 +34,10 @@ class RowAttention:
         def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             count, num_heads, head_dim = query.shape
             num_kv_heads = key.shape[1]
-            scaled = (query * head_dim**-0.5).view(count, num_kv_heads, num_heads // num_kv_heads, head_dim)
-            attended = torch.zeros_like(scaled)
+            by_group = query.view(count, num_kv_heads, num_heads // num_kv_heads, head_dim)
+            attended = torch.zeros_like(by_group)
             for index, row in enumerate(rows):
-                attended[index] = self._attend(layer, row, scaled[index], key[index], value[index])
+                attended[index] = self._attend(layer, row, by_group[index], key[index], value[index])
             return attended.view(count, num_heads * head_dim)
 
         return attend

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from slimrl.engines.embedded.attention import DecodeAttention, PrefillAttention
 from slimrl.engines.embedded.checkpoint import Checkpoint
+from slimrl.engines.embedded.decode_attention import DecodeAttention
 from slimrl.engines.embedded.family import FamilyModel
 from slimrl.engines.embedded.invariant import RowAttention, decode_in_blocks, logits_in_blocks
 from slimrl.engines.embedded.kv import SlotShape, SlotStore, capacity_for
 from slimrl.engines.embedded.packing import Pack, Packed, PromptIndex
+from slimrl.engines.embedded.prefill_attention import PrefillAttention
 from slimrl.engines.embedded.runner import Prompt, Row
 from slimrl.engines.embedded.scoring import score
 from slimrl.engines.embedded.shape import ModelShape, read_config, shape_of
