@@ -2,7 +2,8 @@
 
 Runs `slimrl train` with the demo's configuration and reads the run folder. Arithmetic is the engine's and the
 trainer's passes, the optimizer included; sync is what all processes spend while the weights go to the engine; the
-rest is hooks, HTTP, Ray, packing, rewards, logging. Memory is the sum over all processes, pages that they share counted once (PSS).
+rest is hooks, HTTP, Ray, packing, rewards, logging. Memory is the sum over all processes; pages that they share are
+counted once (PSS).
 """
 
 from __future__ import annotations
