@@ -64,6 +64,17 @@ def test_sampled_log_probs_equal_those_of_transformers(
     _compare(folder, requests, temperature=0.7)
 
 
+def test_bfloat16_is_close_to_float32(save_model: Any, open_engine: Any, ask: Any, some_prompt: Any) -> None:
+    folder = save_model("qwen3", head_dim=16)
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        request = ask(some_prompt(0, 30), score_from=0, max_new_tokens=4)
+        open_engine(folder, dtype=dtype).generate([request])
+        assert len(request.output_ids) == 4
+        found.append(torch.tensor(request.input_log_probs))
+    assert 0 < found[0].sub(found[1]).abs().max() < 0.3
+
+
 def _compare(folder: Path, requests: list[Request], temperature: float) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -23,6 +23,11 @@ from slimrl.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
+_QUIET_S = 0.003
+"""An idle engine begins when nothing has come for so long..."""
+_LONGEST_GATHER_S = 0.05
+"""...or when the first request has waited for so long."""
+
 T = TypeVar("T")
 PauseMode = Literal["abort", "in_place", "retract"]
 
@@ -150,16 +155,19 @@ class Scheduler:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is in the engine."""
-        return bool(self._num_queued or self._reserved)
+        """Whether requests hold what is stored, or are about to; those that a pause keeps waiting do not."""
+        return bool(self._reserved or (self._num_queued and not self.is_paused))
 
     # The thread
 
     def _run(self) -> None:
         while True:
             with self._wake:
+                is_idle = not self._has_work()
                 while not (self._inbox or self._is_closing or self._has_work()):
                     self._wake.wait()
+                if is_idle:
+                    self._gather()
                 is_closing = self._is_closing
                 actions = list(self._inbox)
                 self._inbox.clear()
@@ -174,6 +182,17 @@ class Scheduler:
                 except Exception as error:  # the requests of this step fail, the engine stays
                     logger.exception("a step failed with %d requests in flight", self.num_running)
                     self._fail(error)
+
+    def _gather(self) -> None:
+        """Wait for the rest of a burst: requests that begin together share most. Holds the lock.
+
+        A rollout's requests come one HTTP call after the other; without this the first would run a step alone.
+        """
+        deadline_s = time.monotonic() + _LONGEST_GATHER_S
+        count = -1
+        while count != len(self._inbox) and not self._is_closing and time.monotonic() < deadline_s:
+            count = len(self._inbox)
+            self._wake.wait(_QUIET_S)
 
     def _has_work(self) -> bool:
         return not self.is_paused and bool(self._waiting or self._joining or self._rows)
