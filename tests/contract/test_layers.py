@@ -29,7 +29,8 @@ LAYERS = (
     {"rollout", "megatron", "sync", "checkpoints"},
     {"cluster"},
     {"train"},
-    {"cli", "testing"},
+    {"cli"},
+    {"__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HEAVY = ("torch", "ray", "transformers", "sglang", "datasets", "numpy", "sympy", "megatron", "httpx", "starlette")
