@@ -25,7 +25,7 @@ LAYERS = (
     {"slimrl"},  # the public names
     {"config"},
     {"registry"},
-    {"scoring", "engines", "algorithms", "data", "observe", "hub", "interrupt"},
+    {"scoring", "engines", "algorithms", "data", "observe", "hub", "interrupt", "heap"},
     {"rollout", "megatron", "sync", "checkpoints"},
     {"cluster"},
     {"train"},

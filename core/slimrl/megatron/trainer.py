@@ -18,6 +18,7 @@ from slimrl.config.model import ModelConfig
 from slimrl.config.optimizer import OptimizerConfig
 from slimrl.config.perf import PerfConfig
 from slimrl.errors import CheckpointError, ConfigError, TrainError
+from slimrl.heap import return_free_pages
 from slimrl.megatron import checkpoint as files
 from slimrl.megatron.compat import prepare_megatron
 from slimrl.megatron.convert.weights import export_weights, load_weights
@@ -133,6 +134,7 @@ class MegatronTrainer:
         self._check_advantages(advantages, batch)
         metrics = self._steps.run(batch, advantages, self._num_updates, self._learning_rate)
         self._num_updates += self._steps.num_steps
+        return_free_pages()
         return TrainReport(metrics=metrics, advantages=advantages)
 
     def export_weights(self) -> Iterator[tuple[str, Tensor]]:

@@ -20,6 +20,7 @@ from slimrl.engines.embedded.runner import Prompt, Row, Runner
 from slimrl.engines.embedded.sampling import Drawn, draw
 from slimrl.engines.embedded.stops import Decode, finish_reason, stop_ids
 from slimrl.errors import EngineError
+from slimrl.heap import return_free_pages
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class Scheduler:
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._is_closing = False
+        self._tidy_version: str | None = None
+        """Weight version under which memory was last given back."""
         self._num_queued = 0
         self._waiting: deque[Request] = deque()
         self._joining: dict[Prompt, list[Request]] = {}
@@ -182,6 +185,9 @@ class Scheduler:
                 except Exception as error:  # the requests of this step fail, the engine stays
                     logger.exception("a step failed with %d requests in flight", self.num_running)
                     self._fail(error)
+                if self._tidy_version != self.weight_version and not self._has_work():
+                    return_free_pages()
+                    self._tidy_version = self.weight_version
 
     def _gather(self) -> None:
         """Wait for the rest of a burst: requests that begin together share most. Holds the lock.
