@@ -19,13 +19,13 @@ CORE = ROOT / "core/slimrl"
 PLUGIN_ROOTS = sorted(path for path in (ROOT / "plugins").iterdir() if path.is_dir())
 PLUGIN_PACKAGES = [path for root in PLUGIN_ROOTS for path in root.iterdir() if (path / "__init__.py").exists()]
 LAYERS = (
-    {"errors", "types"},
+    {"errors", "types", "heap"},
     {"protocols"},
     {"hookspecs"},
     {"slimrl"},  # the public names
     {"config"},
     {"registry"},
-    {"scoring", "engines", "algorithms", "data", "observe", "hub", "interrupt", "heap"},
+    {"scoring", "engines", "algorithms", "data", "observe", "hub", "interrupt"},
     {"rollout", "megatron", "sync", "checkpoints"},
     {"cluster"},
     {"train"},
