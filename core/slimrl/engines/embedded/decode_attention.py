@@ -9,9 +9,10 @@ import torch
 
 from slimrl.engines.embedded.kv import SlotPool, SlotStore
 from slimrl.engines.embedded.runner import Prompt, Row
+from slimrl.engines.embedded.threads import one_thread
 
-_SMALL = 0
-"""Tokens seen by all rows, below which one CPU thread attends to them: waking others takes longer (50 us against 5)."""
+_SMALL = 2048
+"""Tokens seen by all rows, below which one CPU thread attends to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +150,10 @@ class DecodeAttention:
 
     def __call__(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Attention of one layer; see `family.Attend`."""
-        num_threads = torch.get_num_threads()
-        if not self._is_small or num_threads == 1:
+        if not self._is_small:
             return self._attend(layer, query, key, value)
-        torch.set_num_threads(1)  # takes less than a microsecond
-        try:
+        with one_thread():
             return self._attend(layer, query, key, value)
-        finally:
-            torch.set_num_threads(num_threads)
 
     def _attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         rows, num_heads, head_dim = query.shape

@@ -9,6 +9,7 @@ import torch
 from slimrl.engines.embedded.family import Attend, FamilyModel
 from slimrl.engines.embedded.kv import SlotStore
 from slimrl.engines.embedded.runner import Prompt, Row
+from slimrl.engines.embedded.threads import one_thread
 
 BLOCK = 16
 """Rows of every matrix product: libraries choose the order of a sum by the shape, so the shape never changes."""
@@ -36,8 +37,9 @@ class RowAttention:
             num_kv_heads = key.shape[1]
             by_group = query.view(count, num_kv_heads, num_heads // num_kv_heads, head_dim)
             attended = torch.zeros_like(by_group)
-            for index, row in enumerate(rows):
-                attended[index] = self._attend(layer, row, by_group[index], key[index], value[index])
+            with one_thread():
+                for index, row in enumerate(rows):
+                    attended[index] = self._attend(layer, row, by_group[index], key[index], value[index])
             return attended.view(count, num_heads * head_dim)
 
         return attend
