@@ -17,9 +17,9 @@ from slimrl.engines.embedded.answer import answer
 from slimrl.engines.embedded.body import Job, parse_job
 from slimrl.engines.embedded.control import Control
 from slimrl.engines.embedded.engine import Engine
+from slimrl.engines.embedded.inbox import UnavailableError
 from slimrl.engines.embedded.params import RequestError
 from slimrl.engines.embedded.request import Request
-from slimrl.engines.embedded.scheduler import QueueFullError
 from slimrl.errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def make_app(engine: Engine) -> Starlette:
     routes = [Route("/generate", generate, methods=["POST", "PUT"]), *Control(engine).routes()]
     return Starlette(
         routes=routes,
-        exception_handlers={RequestError: _refused, QueueFullError: _overloaded, EngineError: _refused},
+        exception_handlers={RequestError: _refused, UnavailableError: _unavailable, EngineError: _refused},
     )
 
 
@@ -131,5 +131,5 @@ async def _refused(_: HttpRequest, error: Exception) -> Response:
     return failure(400, str(error))
 
 
-async def _overloaded(_: HttpRequest, error: Exception) -> Response:
+async def _unavailable(_: HttpRequest, error: Exception) -> Response:
     return failure(503, str(error))
