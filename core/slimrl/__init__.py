@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from slimrl.boxed import last_boxed
 from slimrl.errors import RewardError, SlimrlError, UsageError
 from slimrl.hookspecs import hookimpl
 from slimrl.protocols import (
@@ -16,6 +17,7 @@ from slimrl.protocols import (
     RewardValue,
     Tracker,
 )
+from slimrl.traits import RewardTraits, reward_traits
 from slimrl.types import (
     Completion,
     Group,
@@ -45,6 +47,7 @@ __all__ = [
     "Prompt",
     "Reward",
     "RewardError",
+    "RewardTraits",
     "RewardValue",
     "Sample",
     "SamplingParams",
@@ -57,4 +60,6 @@ __all__ = [
     "Verdict",
     "__version__",
     "hookimpl",
+    "last_boxed",
+    "reward_traits",
 ]

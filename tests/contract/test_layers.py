@@ -19,7 +19,7 @@ CORE = ROOT / "core/slimrl"
 PLUGIN_ROOTS = sorted(path for path in (ROOT / "plugins").iterdir() if path.is_dir())
 PLUGIN_PACKAGES = [path for root in PLUGIN_ROOTS for path in root.iterdir() if (path / "__init__.py").exists()]
 LAYERS = (
-    {"errors", "types", "heap"},
+    {"errors", "types", "heap", "traits", "boxed"},
     {"protocols"},
     {"hookspecs"},
     {"slimrl"},  # the public names
@@ -29,6 +29,7 @@ LAYERS = (
     {"rollout", "megatron", "sync", "checkpoints"},
     {"cluster"},
     {"train"},
+    {"testing", "scaffold"},
     {"cli"},
     {"__main__"},
 )

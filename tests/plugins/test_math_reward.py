@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slimrl import Reward, Sample
+from slimrl import Reward, Sample, boxed
 from slimrl.registry import Options
-from slimrl_rewards import answer_text, boxed, mathd
+from slimrl_rewards import answer_text, mathd
 from slimrl_rewards import math as math_reward
 
 

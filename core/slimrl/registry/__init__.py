@@ -6,16 +6,21 @@ from slimrl.registry.adapt import is_async_callable
 from slimrl.registry.kinds import KINDS, Kind
 from slimrl.registry.plugin_set import Options, PluginReferences, PluginSet, resolve_all
 from slimrl.registry.resolve import Registry, Resolved, load
+from slimrl.registry.rewards import Component, RewardReferences, RewardTable, resolve_rewards
 
 __all__ = [
     "KINDS",
+    "Component",
     "Kind",
     "Options",
     "PluginReferences",
     "PluginSet",
     "Registry",
     "Resolved",
+    "RewardReferences",
+    "RewardTable",
     "is_async_callable",
     "load",
     "resolve_all",
+    "resolve_rewards",
 ]

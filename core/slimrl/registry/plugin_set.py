@@ -11,10 +11,11 @@ from typing import Any, TypeVar, cast
 
 from slimrl.config import GrpoConfig, RolloutConfig
 from slimrl.errors import PluginError
-from slimrl.protocols import Advantage, BufferFilter, DynamicFilter, Generate, Reward
+from slimrl.protocols import Advantage, BufferFilter, DynamicFilter, Generate
 from slimrl.registry.fingerprint import fingerprint
 from slimrl.registry.kinds import Kind
 from slimrl.registry.resolve import Registry, Resolved, load
+from slimrl.registry.rewards import RewardReferences, RewardTable, resolve_rewards
 from slimrl.registry.target import absolute
 
 T = TypeVar("T")
@@ -50,13 +51,11 @@ class Options(Mapping[type, Any]):  # Any: an instance of the key
 class PluginReferences:
     """Which plugins a run uses, as references that mean the same in every process."""
 
-    reward: str
+    rewards: RewardReferences
     generator: str = "single_turn"
     buffer_filter: str = "pop_first"
     advantage: str = "grpo"
     dynamic_filter: str | None = None
-    reward_key: str | None = None
-    """Which of a reward's named components is trained on."""
     search_path: tuple[str, ...] = ()
     """Folders that modules are also looked for in, after everything installed."""
 
@@ -66,21 +65,20 @@ class PluginReferences:
         reward = rollout.custom_rm_path or (rollout.rm_type or "").strip()
         if not reward:
             raise PluginError("no reward: give --rm-type NAME or --custom-rm-path REFERENCE")
+        rewards = RewardReferences.one(reward, reward_key=rollout.reward_key)
         dynamic_filter = rollout.dynamic_sampling_filter_path
         return cls(
-            reward=absolute(reward),
+            rewards=rewards,
             generator=absolute(rollout.custom_generate_function_path),
             buffer_filter=absolute(rollout.buffer_filter_path),
             advantage=absolute(grpo.advantage_estimator),
             dynamic_filter=None if dynamic_filter is None else absolute(dynamic_filter),
-            reward_key=rollout.reward_key,
             search_path=(str(Path.cwd()),),
         )
 
     def by_kind(self) -> dict[Kind, str]:
-        """The references that are set."""
+        """The references that are set, rewards apart."""
         references: dict[Kind, str | None] = {
-            "reward": self.reward,
             "generator": self.generator,
             "dynamic_filter": self.dynamic_filter,
             "buffer_filter": self.buffer_filter,
@@ -95,12 +93,10 @@ class PluginSet:
 
     references: PluginReferences
     options: Options
+    rewards: RewardTable
+    """Scoring calls them through `slimrl.scoring.Scorer`, which makes its own."""
     resolved: Mapping[Kind, Resolved]
-
-    @cached_property
-    def reward(self) -> Reward:
-        """The reward itself; scoring runs it through `slimrl.scoring.Scorer`, which makes its own."""
-        return cast(Reward, self.resolved["reward"].make(self.options))
+    """Everything else."""
 
     @cached_property
     def generate(self) -> Generate:
@@ -126,6 +122,11 @@ class PluginSet:
     def make_all(self) -> list[str]:
         """Make every plugin; returns what went wrong."""
         problems: list[str] = []
+        for component in self.rewards.components():
+            try:
+                component.resolved.make(self.options)
+            except PluginError as error:
+                problems += error.problems
         for kind in self.resolved:
             try:
                 getattr(self, "generate" if kind == "generator" else kind)
@@ -135,7 +136,8 @@ class PluginSet:
 
     def lock(self) -> list[dict[str, object]]:
         """The rows of plugins.lock: name, distribution, version and source hash of each plugin."""
-        return [found.lock_row() for found in self.resolved.values()]
+        rewards = {c.resolved.reference: c.resolved for c in self.rewards.components()}
+        return [found.lock_row() for found in (*rewards.values(), *self.resolved.values())]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -160,12 +162,17 @@ def resolve_all(
     options = options.with_defaults(registry.catalogue.option_types)
     resolved: dict[Kind, Resolved] = {}
     problems: list[str] = []
+    rewards = RewardTable(())
+    try:
+        rewards = resolve_rewards(registry, references.rewards)
+    except PluginError as error:
+        problems += error.problems
     for kind, reference in references.by_kind().items():
         try:
             resolved[kind] = registry.resolve(kind, reference)
         except PluginError as error:
             problems += error.problems
-    plugins = PluginSet(references, options, resolved)
+    plugins = PluginSet(references, options, rewards, resolved)
     if expected_fingerprint is None:
         problems += plugins.make_all()
     if problems:
@@ -179,4 +186,6 @@ def resolve_all(
 
 
 def _told(plugins: PluginSet) -> str:
-    return ", ".join(f"{r.kind} {r.reference} {r.version or ''} {r.file_hash[:12]}" for r in plugins.resolved.values())
+    return ", ".join(
+        f"{r['kind']} {r['reference']} {r['version'] or ''} {str(r['sha256'])[:12]}" for r in plugins.lock()
+    )

@@ -40,6 +40,8 @@ class Resolved:
     is_async: bool | None
     """None for what a factory makes: known only once it is made."""
     entry_point: str | None
+    is_group: bool
+    """Whether a reward named by path is called with a whole group; what a factory makes says so itself (traits)."""
     factory: Callable[[PluginOptions], Any]  # what it makes depends on the kind
 
     def make(self, options: PluginOptions) -> Any:  # see factory
@@ -69,20 +71,21 @@ class Registry:
 
     catalogue: Catalogue
 
-    def resolve(self, kind: Kind, reference: str) -> Resolved:
+    def resolve(self, kind: Kind, reference: str, *, group: bool = False) -> Resolved:
         """Resolve `name`, `distribution/name`, `pkg.mod:attr`, `pkg.mod.attr` or `path/to/file.py:attr`.
 
-        slime's own well-known paths lead to ours. Raises PluginError.
+        `group`: a reward named by path is called with whole groups. slime's own well-known paths lead to ours.
+        Raises PluginError.
         """
         name = well_known_name(reference)
         if name is not None:
             logger.info("%s is slime's path; using %r of slimrl", reference, name)
             return self._offered(kind, name)
         if is_file_reference(reference) or ":" in reference:
-            return self._by_path(kind, reference)
+            return self._by_path(kind, reference, group)
         if "/" in reference or "." not in reference or reference.endswith(".py") or self._find(kind, reference):
             return self._offered(kind, reference)
-        return self._by_path(kind, reference)
+        return self._by_path(kind, reference, group)
 
     def _find(self, kind: Kind, name: str) -> list[Offer]:
         return [o for o in self.catalogue.offers if o.kind == kind and name in (o.name, o.qualified_name)]
@@ -106,10 +109,11 @@ class Registry:
             shape="factory",
             is_async=None,
             entry_point=offer.origin.entry_point,
+            is_group=False,
             factory=offer.factory,
         )
 
-    def _by_path(self, kind: Kind, reference: str) -> Resolved:
+    def _by_path(self, kind: Kind, reference: str, group: bool) -> Resolved:
         reference = absolute(reference)
         module, target = load_target(reference, KINDS[kind].noun)
         adapted = adapt(kind, target, reference)
@@ -123,6 +127,7 @@ class Registry:
             shape=adapted.shape,
             is_async=adapted.is_async,
             entry_point=None,
+            is_group=group and kind == "reward",
             factory=adapted.bind,
         )
 

@@ -61,7 +61,8 @@ class Scorer:
     @classmethod
     def from_plugins(cls, plugins: PluginSet, **settings: Any) -> Self:  # Any: the keyword arguments of __init__
         """A scorer for the reward of a run."""
-        return cls(plugins.resolved["reward"], plugins.options, reward_key=plugins.references.reward_key, **settings)
+        (component,) = plugins.rewards.default
+        return cls(component.resolved, plugins.options, reward_key=plugins.rewards.reward_key, **settings)
 
     async def __aenter__(self) -> Self:
         """Start and warm the workers; PluginError when the reward cannot be made there."""

@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from slimrl import Factory, PluginOptions, Reward, Sample, hookimpl
+from slimrl import Factory, PluginOptions, Reward, Sample, hookimpl, last_boxed
 from slimrl_rewards import mathd
-from slimrl_rewards.boxed import last_boxed
 
 MAX_ANSWER_CHARS: Final = 10_000
 """Longer answers are compared as text alone."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from slimrl import Sample
 from slimrl.config import GrpoConfig, RolloutConfig
 from slimrl.errors import PluginError
-from slimrl.registry import Options, PluginReferences, resolve_all
+from slimrl.registry import Options, PluginReferences, PluginSet, RewardReferences, resolve_all
 
 REWARD = "def score(sample):\n    return 1.0 if sample.response == sample.label else 0.0\n"
 ADVANTAGE = "def advantage(rewards, group_ids):\n    return rewards\n"
@@ -30,17 +30,23 @@ def files(tmp_path: Path) -> Path:
 
 
 def references(files: Path, **changes: str) -> PluginReferences:
-    chosen = {"reward": f"{files}/reward.py:score", "advantage": f"{files}/advantage.py:advantage", **changes}
-    return PluginReferences(**chosen)
+    reward = changes.pop("reward", f"{files}/reward.py:score")
+    chosen = {"advantage": f"{files}/advantage.py:advantage", **changes}
+    return PluginReferences(RewardReferences.one(reward), **chosen)
+
+
+def reward_of(plugins: PluginSet, sample: Sample) -> object:
+    (component,) = plugins.rewards.default
+    return component.resolved.make(plugins.options)(sample)
 
 
 def test_custom_rm_path_overrides_rm_type_and_becomes_absolute(files: Path, monkeypatch) -> None:
     monkeypatch.chdir(files)
     rollout = RolloutConfig(rm_type="math", custom_rm_path="reward.py:score", reward_key="acc")
     found = PluginReferences.from_config(rollout, GrpoConfig())
-    assert found.reward == f"{files}/reward.py:score"
+    assert found.rewards == RewardReferences.one(f"{files}/reward.py:score", reward_key="acc")
     assert (found.generator, found.buffer_filter, found.advantage) == ("single_turn", "pop_first", "grpo")
-    assert (found.dynamic_filter, found.reward_key, found.search_path) == (None, "acc", (str(files),))
+    assert (found.dynamic_filter, found.search_path) == (None, (str(files),))
 
 
 def test_a_configuration_without_a_reward_says_which_flags_give_one() -> None:
@@ -59,7 +65,7 @@ def test_all_problems_are_reported_at_once(files: Path) -> None:
 
 def test_the_set_holds_the_plugins_themselves(files: Path) -> None:
     plugins = resolve_all(references(files, dynamic_filter="check_reward_nonzero_std"), Options())
-    assert plugins.reward(Sample(0, 0, 0, "", [], label="a", response="a")) == 1.0
+    assert reward_of(plugins, Sample(0, 0, 0, "", [], label="a", response="a")) == 1.0
     assert plugins.buffer_filter([], 3) == []
     assert plugins.dynamic_filter is not None
     assert plugins.generate is plugins.generate
@@ -128,11 +134,11 @@ def test_a_plugins_options_have_defaults_and_can_be_given(files: Path, install) 
     )
     install("rl-reward-short", {"short_plugin": source})
     default = resolve_all(references(files, reward="short"), Options())
-    assert default.reward(Sample(0, 0, 0, "", [])) == 7.0
+    assert reward_of(default, Sample(0, 0, 0, "", [])) == 7.0
     import short_plugin
 
     given = resolve_all(references(files, reward="short"), Options([short_plugin.ShortOptions(limit=9)]))
-    assert given.reward(Sample(0, 0, 0, "", [])) == 9.0
+    assert reward_of(given, Sample(0, 0, 0, "", [])) == 9.0
 
 
 def test_options_that_nobody_declared_are_named() -> None:
@@ -146,5 +152,5 @@ def test_modules_next_to_the_command_are_found(files: Path, monkeypatch) -> None
     monkeypatch.chdir(files)
     monkeypatch.setattr(sys, "path", list(sys.path))
     found = PluginReferences.from_config(RolloutConfig(custom_rm_path="reward_module_of_mine:score"), GrpoConfig())
-    plugins = resolve_all(references(files, reward=found.reward, search_path=found.search_path), Options())
-    assert plugins.resolved["reward"].file == files / "reward_module_of_mine.py"
+    plugins = resolve_all(replace(references(files), rewards=found.rewards, search_path=found.search_path), Options())
+    assert plugins.rewards.default[0].resolved.file == files / "reward_module_of_mine.py"

@@ -1,0 +1,34 @@
+r"""The last \boxed{...} of a reply: where models that do mathematics put their answer."""
+
+from __future__ import annotations
+
+
+def last_boxed(text: str, *, fbox: bool = False) -> str | None:
+    r"""Content of the last `\boxed{...}`, braces matched; None where there is none. Time is linear in the text.
+
+    `\boxed 42`, `\boxed {42}` and an unterminated last box give None: an earlier box does not stand in for it.
+    With `fbox`, a text without any `\boxed` may have its answer in a `\fbox{...}`.
+    """
+    command = "\\boxed"
+    start = text.rfind(command)
+    if start < 0 and fbox:
+        command = "\\fbox"
+        start = text.rfind(command)
+    opening = start + len(command)
+    if start < 0 or not text.startswith("{", opening):
+        return None
+    depth = 0
+    position = opening
+    while position >= 0:
+        depth += 1 if text[position] == "{" else -1
+        if depth == 0:
+            return text[opening + 1 : position]
+        position = _next_brace(text, position + 1)
+    return None
+
+
+def _next_brace(text: str, start: int) -> int:
+    opening, closing = text.find("{", start), text.find("}", start)
+    if closing < 0:
+        return -1  # nothing can be closed any more
+    return closing if opening < 0 else min(opening, closing)

@@ -1,0 +1,112 @@
+"""The rewards of a run: which one scores a sample, decided from flags and data before anything starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from slimrl.errors import PluginError
+from slimrl.registry.resolve import Registry, Resolved
+from slimrl.registry.target import absolute
+
+RM_TYPE = "rm_type"
+
+
+@dataclass(frozen=True)
+class RewardReferences:
+    """Which rewards may be called, as references that mean the same in every process."""
+
+    mix: tuple[tuple[str, float], ...] = ()
+    """Reference and weight of what scores a sample; one of weight 1, or a weighted mix. May be empty where every
+    sample names its own reward."""
+    obeys_metadata: bool = True
+    """Whether a sample's metadata.rm_type goes before the mix: as in slime, unless a reward is named by path."""
+    routed: tuple[str, ...] = ()
+    """The names that the samples' metadata.rm_type say."""
+    reward_key: str | None = None
+    """Which component of a reward that returns a mapping is trained on."""
+    group: bool = False
+    """Whether rewards named by path are called with a whole group (--group-rm)."""
+
+    @classmethod
+    def one(cls, reference: str, *, reward_key: str | None = None, group: bool = False) -> RewardReferences:
+        """A single reward that scores every sample."""
+        return cls(((absolute(reference), 1.0),), obeys_metadata=False, reward_key=reward_key, group=group)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One reward of a mix."""
+
+    name: str
+    """What metrics call it."""
+    weight: float
+    resolved: Resolved
+
+
+@dataclass(frozen=True)
+class RewardTable:
+    """The resolved rewards, and which of them scores which sample."""
+
+    default: tuple[Component, ...]
+    routed: Mapping[str, Component] = field(default_factory=dict)
+    """By the name that metadata.rm_type says."""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Names in metadata.rm_type that cannot be resolved, and what is to be said of each."""
+    obeys_metadata: bool = True
+    reward_key: str | None = None
+
+    def components(self) -> Iterator[Component]:
+        """Every component, those of samples' own names too."""
+        yield from self.default
+        yield from self.routed.values()
+
+    def choose(self, metadata: object) -> tuple[Component, ...]:
+        """What scores a sample of this metadata; PluginError when nothing does or nobody offers what it names."""
+        named = _rm_type(metadata) if self.obeys_metadata else ""
+        if not named:
+            if not self.default:
+                raise PluginError("no reward: metadata names none (rm_type), and neither does a flag (--rm-type)")
+            return self.default
+        if named in self.routed:
+            return (self.routed[named],)
+        raise PluginError(self.unknown.get(named) or f"there is no reward {named!r} (metadata.{RM_TYPE})")
+
+
+def _rm_type(metadata: object) -> str:
+    # slime: metadata that is no dict counts as an empty one, and so does an rm_type that is null or blank
+    named = metadata.get(RM_TYPE) if isinstance(metadata, Mapping) else None
+    return str(named).strip() if named else ""
+
+
+def rm_types(metadata: object) -> tuple[str, ...]:
+    """The name that a row's metadata gives, if it gives one: what `RewardReferences.routed` is collected from."""
+    named = _rm_type(metadata)
+    return (named,) if named else ()
+
+
+def resolve_rewards(registry: Registry, references: RewardReferences) -> RewardTable:
+    """Resolve every reward; PluginError with all problems of the mix.
+
+    A name that only samples say is not fatal here: it is in `RewardTable.unknown` with its message.
+    """
+    problems: list[str] = []
+    mixed: list[tuple[float, Resolved]] = []
+    for reference, weight in references.mix:
+        try:
+            mixed.append((weight, registry.resolve("reward", reference, group=references.group)))
+        except PluginError as error:
+            problems += error.problems
+    if problems:
+        raise PluginError(problems)
+    routed: dict[str, Component] = {}
+    unknown: dict[str, str] = {}
+    for name in references.routed if references.obeys_metadata else ():
+        try:
+            routed[name] = Component(name, 1.0, registry.resolve("reward", name, group=references.group))
+        except PluginError as error:
+            unknown[name] = f"metadata.{RM_TYPE}: {error}"
+    times = Counter(resolved.name for _, resolved in mixed)
+    default = tuple(Component(r.name if times[r.name] == 1 else r.reference, weight, r) for weight, r in mixed)
+    return RewardTable(default, routed, unknown, references.obeys_metadata, references.reward_key)

@@ -1,0 +1,1 @@
+"""For plugin authors: fixtures and conformance checks."""

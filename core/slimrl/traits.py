@@ -1,0 +1,51 @@
+"""What a reward says of itself, so that the scorer can serve it better; saying nothing is always safe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+F = TypeVar("F", bound=Callable[..., object])
+
+ATTRIBUTE: Final = "__slimrl_traits__"
+
+
+@dataclass(frozen=True, slots=True)
+class RewardTraits:
+    """A reward's promises and needs."""
+
+    pure: bool = False
+    """The same prompt, response, label and metadata always give the same score: it may be remembered."""
+    inline: bool = False
+    """Time linear in the text, well under a millisecond for a short one: it may run where the caller waits."""
+    group: bool = False
+    """It is called with the samples of a group at once and returns one outcome for each, in order."""
+    timeout_s: float | None = None
+    """The deadline it needs where --rm-timeout says nothing: a remote judge takes longer than a comparison."""
+    key: str | None = None
+    """The component that is trained on where --reward-key says nothing."""
+
+
+def reward_traits(
+    *,
+    pure: bool = False,
+    inline: bool = False,
+    group: bool = False,
+    timeout_s: float | None = None,
+    key: str | None = None,
+) -> Callable[[F], F]:
+    """Decorate a reward function with its traits (see `RewardTraits`)."""
+    traits = RewardTraits(pure, inline, group, timeout_s, key)
+
+    def decorate(function: F) -> F:
+        setattr(function, ATTRIBUTE, traits)
+        return function
+
+    return decorate
+
+
+def traits_of(reward: object) -> RewardTraits:
+    """The traits a reward was decorated with; the cautious ones for any other."""
+    found = getattr(reward, ATTRIBUTE, None)
+    return found if isinstance(found, RewardTraits) else RewardTraits()
