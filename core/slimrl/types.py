@@ -41,6 +41,8 @@ class Score:
     components: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     seconds: float = 0.0
+    by: str = ""
+    """Which reward the outcome came from; where a mix has none, the component that is to blame."""
 
     @classmethod
     def scored(cls, value: float, **kwargs: Any) -> Score:

@@ -177,7 +177,7 @@ async def open_manager(
     engine = await resources.enter_async_context(
         HttpEngineClient(engine_url, concurrency=settings.concurrency, vocab_size=settings.vocab_size)
     )
-    scorer = await resources.enter_async_context(Scorer.from_plugins(plugins))
+    scorer = await resources.enter_async_context(Scorer(plugins.rewards, plugins.options))
     trackers: list[Tracker] = []
     if settings.use_tensorboard:
         from slimrl.observe.trackers.tensorboard import TensorBoardTracker

@@ -7,25 +7,74 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, cast
 
 from slimrl.errors import PluginError
 from slimrl.protocols import PluginOptions, RewardValue
-from slimrl.registry import PluginSet, Resolved
+from slimrl.registry import Resolved, RewardTable
 from slimrl.registry.discover import last_line
 from slimrl.scoring.outcome import failed, to_score
+from slimrl.scoring.settings import DEFAULT_TIMEOUT_S, ScoringSettings
 from slimrl.scoring.wire import WorkerSpec, for_reward
 from slimrl.scoring.workers import Worker
 from slimrl.types import Group, Sample, Score, Status
 
 logger = logging.getLogger(__name__)
 
-GIB = 1 << 30
-
 
 class Scorer:
+    """Gives every sample of a group its score, whatever the rewards do; an async context manager."""
+
+    def __init__(self, rewards: RewardTable, options: PluginOptions, settings: ScoringSettings | None = None) -> None:
+        settings = settings or ScoringSettings()
+        self._table = rewards
+        self._of: dict[str, _OneReward] = {}
+        for component in rewards.components():
+            self._of[component.resolved.reference] = _OneReward(
+                component.resolved,
+                options,
+                reward_key=rewards.reward_key,
+                num_workers=settings.num_workers,
+                timeout_s=settings.timeout_s or DEFAULT_TIMEOUT_S,
+                start_timeout_s=settings.start_timeout_s,
+                memory_limit_bytes=settings.memory_limit_bytes,
+            )
+        self._resources = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Start and warm the workers; PluginError when a reward cannot be made there."""
+        async with AsyncExitStack() as resources:
+            for reward in self._of.values():
+                await resources.enter_async_context(reward)
+            self._resources = resources.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop everything; a reward that still computes is killed."""
+        await self._resources.aclose()
+
+    async def score(self, group: Group) -> None:
+        """Set the score of every sample that has none."""
+        pending = [sample for sample in group if sample.score is None]
+        scores = await asyncio.gather(*(self._score(sample) for sample in pending))
+        for sample, score in zip(pending, scores, strict=True):
+            sample.score = score
+
+    async def _score(self, sample: Sample) -> Score:
+        try:
+            components = self._table.choose(sample.metadata)
+        except PluginError as error:
+            return failed(str(error))
+        rewards = [self._of[component.resolved.reference] for component in components]
+        return (await asyncio.gather(*(reward.one(sample) for reward in rewards)))[0]
+
+
+class _OneReward:
     """Gives every sample of a group its score, whatever the reward does; an async context manager.
 
     A plain reward runs in `num_workers` processes: it may compute, hang, crash or take memory without harm to the
@@ -42,7 +91,7 @@ class Scorer:
         num_workers: int | None = None,
         timeout_s: float = 3.0,
         start_timeout_s: float = 60.0,
-        memory_limit_bytes: int | None = 4 * GIB,
+        memory_limit_bytes: int | None = None,
     ) -> None:
         if num_workers is not None and num_workers < 1:
             raise ValueError(f"num_workers is {num_workers}; at least one worker is needed")
@@ -57,12 +106,6 @@ class Scorer:
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._async_reward: Callable[[Sample], Awaitable[RewardValue]] | None = None
         self._running: set[asyncio.Task[Any]] = set()  # Any: one task gives a score, another nothing
-
-    @classmethod
-    def from_plugins(cls, plugins: PluginSet, **settings: Any) -> Self:  # Any: the keyword arguments of __init__
-        """A scorer for the reward of a run."""
-        (component,) = plugins.rewards.default
-        return cls(component.resolved, plugins.options, reward_key=plugins.rewards.reward_key, **settings)
 
     async def __aenter__(self) -> Self:
         """Start and warm the workers; PluginError when the reward cannot be made there."""
@@ -103,11 +146,11 @@ class Scorer:
         A sample that failed or was aborted is not shown to the reward: it abstains, with the reason.
         """
         pending = [sample for sample in group if sample.score is None]
-        scores = await asyncio.gather(*(self._score(sample) for sample in pending))
+        scores = await asyncio.gather(*(self.one(sample) for sample in pending))
         for sample, score in zip(pending, scores, strict=True):
             sample.score = score
 
-    async def _score(self, sample: Sample) -> Score:
+    async def one(self, sample: Sample) -> Score:
         if sample.status in (Status.FAILED, Status.ABORTED):
             because = f": {sample.reason}" if sample.reason else ""
             return Score(status="abstained", reason=f"not scored, the sample {sample.status}{because}")

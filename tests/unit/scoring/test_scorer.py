@@ -16,7 +16,9 @@ import pytest
 from slimrl import Group, Sample, Score, Status, registry
 from slimrl.errors import PluginError
 from slimrl.registry import Options
-from slimrl.scoring import Scorer
+from slimrl.registry.resolve import Resolved
+from slimrl.registry.rewards import Component, RewardTable
+from slimrl.scoring import Scorer, ScoringSettings
 
 REWARD = r"""
 import os, re, sys, time
@@ -72,12 +74,18 @@ def sample(response: str, i: int = 0, **changes: Any) -> Sample:
     return made
 
 
+def one(reward: Resolved, **changes: Any) -> RewardTable:
+    """A table of a single reward."""
+    return RewardTable((Component(reward.name, 1.0, reward),), **changes)
+
+
 def run(rewards: Path, test: Callable[[Scorer], Awaitable[Any]], name: str = "score", **settings: Any) -> Any:
-    reward = registry.Registry(registry.load([], warn=False).catalogue).resolve("reward", f"{rewards}:{name}")
+    reward = registry.load([], warn=False).resolve("reward", f"{rewards}:{name}")
+    table = one(reward, reward_key=settings.pop("reward_key", None))
     settings = {"num_workers": 1, "timeout_s": 0.5, **settings}
 
     async def go() -> Any:
-        async with Scorer(reward, Options(), **settings) as scorer:
+        async with Scorer(table, Options(), ScoringSettings(**settings)) as scorer:
             return await test(scorer)
 
     return asyncio.run(go())
@@ -240,7 +248,7 @@ def test_an_offered_reward_is_made_in_the_worker() -> None:
     reward = registry.load(warn=False).resolve("reward", "math")
 
     async def go() -> list[float | None]:
-        async with Scorer(reward, Options(), num_workers=1) as scorer:
+        async with Scorer(one(reward), Options(), ScoringSettings(num_workers=1)) as scorer:
             group = Group(0, [sample(r"\boxed{\frac12}", label="0.5"), sample(r"\boxed{9**9**9}", label="x+1")])
             await scorer.score(group)
             return [s.value for s in group]
@@ -261,7 +269,7 @@ def test_a_plugins_options_reach_its_worker(install) -> None:
     options = Options().with_defaults(plugins.catalogue.option_types)
 
     async def go() -> float | None:
-        async with Scorer(plugins.resolve("reward", "limit"), options, num_workers=1) as scorer:
+        async with Scorer(one(plugins.resolve("reward", "limit")), options, ScoringSettings(num_workers=1)) as scorer:
             limited = sample("1")
             await scorer.score(Group(0, [limited]))
             return limited.value
@@ -296,7 +304,7 @@ def test_an_async_reward_that_a_factory_makes_runs_on_the_loop(install) -> None:
     reward = registry.load(["judge_reward"]).resolve("reward", "judge")
 
     async def go() -> float | None:
-        async with Scorer(reward, Options(), num_workers=1) as scorer:
+        async with Scorer(one(reward), Options(), ScoringSettings(num_workers=1)) as scorer:
             judged = sample("1")
             await scorer.score(Group(0, [judged]))
             return judged.value
@@ -309,7 +317,7 @@ def test_a_reward_that_changed_on_disk_is_refused(rewards: Path) -> None:
     rewards.write_text(REWARD + "\n# edited\n")
 
     async def go() -> None:
-        async with Scorer(reward, Options(), num_workers=2):
+        async with Scorer(one(reward), Options(), ScoringSettings(num_workers=2)):
             pass
 
     with pytest.raises(PluginError, match="changed on disk"):
@@ -333,10 +341,12 @@ def test_no_worker_outlives_its_scorer(rewards: Path) -> None:
 def test_workers_die_with_a_parent_that_is_killed(rewards: Path) -> None:
     code = (
         "import asyncio, sys, psutil\nfrom slimrl import Group, Sample, Status, registry\n"
-        "from slimrl.registry import Options\nfrom slimrl.scoring import Scorer\n"
+        "from slimrl.registry import Component, Options, RewardTable\n"
+        "from slimrl.scoring import Scorer, ScoringSettings\n"
         "reward = registry.load([]).resolve('reward', sys.argv[1])\n"
         "async def main():\n"
-        "    async with Scorer(reward, Options(), num_workers=1, timeout_s=1000) as scorer:\n"
+        "    table = RewardTable((Component('r', 1.0, reward),))\n"
+        "    async with Scorer(table, Options(), ScoringSettings(num_workers=1, timeout_s=1000)) as scorer:\n"
         "        print(*(child.pid for child in psutil.Process().children()), flush=True)\n"
         "        await scorer.score(Group(0, [Sample(0, 0, 0, '', [], response='regex', status=Status.COMPLETED)]))\n"
         "asyncio.run(main())\n"
