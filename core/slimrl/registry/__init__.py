@@ -7,6 +7,7 @@ from slimrl.registry.kinds import KINDS, Kind
 from slimrl.registry.plugin_set import Options, PluginReferences, PluginSet, resolve_all
 from slimrl.registry.resolve import Registry, Resolved, load
 from slimrl.registry.rewards import Component, RewardReferences, RewardTable, resolve_rewards
+from slimrl.registry.selection import PluginSelection
 
 __all__ = [
     "KINDS",
@@ -14,6 +15,7 @@ __all__ = [
     "Kind",
     "Options",
     "PluginReferences",
+    "PluginSelection",
     "PluginSet",
     "Registry",
     "Resolved",

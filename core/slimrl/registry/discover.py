@@ -5,119 +5,157 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import logging
-import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
 
 import pluggy
 
 from slimrl import hookspecs
-from slimrl.protocols import PluginOptions
+from slimrl.config import plugin_options
+from slimrl.registry.catalogue import BrokenPlugin, Catalogue, DisabledPlugin, Offer, OptionType, Origin
+from slimrl.registry.edge import importing, last_line
 from slimrl.registry.kinds import KIND_NAMES, KINDS, Kind
+from slimrl.registry.selection import (
+    ENVIRONMENT_VARIABLE,
+    OWN_DISTRIBUTION,
+    PluginSelection,
+    canonical,
+    names_plugin,
+)
+
+__all__ = ["BrokenPlugin", "Catalogue", "DisabledPlugin", "Offer", "Origin", "discover", "last_line", "warn_about"]
 
 logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "slimrl"
 
 
-@dataclass(frozen=True)
-class Origin:
-    """The entry point a plugin came from."""
-
-    entry_point: str
-    module: str
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.entry_point} ({self.distribution} {self.version}, {self.module})"
-
-
-@dataclass(frozen=True)
-class Offer:
-    """One plugin offered under a name."""
-
-    kind: Kind
-    name: str
-    factory: Callable[[PluginOptions], Any]  # what it makes depends on the kind
-    origin: Origin
-
-    @property
-    def qualified_name(self) -> str:
-        """`distribution/name`: unique where the name alone is not."""
-        return f"{self.origin.distribution}/{self.name}"
-
-
-@dataclass(frozen=True)
-class BrokenPlugin:
-    """An entry point that could not be used, and why."""
-
-    origin: Origin
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.origin}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """Everything that installed packages offer."""
-
-    offers: tuple[Offer, ...]
-    option_types: tuple[type, ...]
-    broken: tuple[BrokenPlugin, ...]
-
-
 @dataclass
 class _Found:
     offers: list[Offer] = field(default_factory=list)
-    option_types: list[type] = field(default_factory=list)
+    options: list[OptionType] = field(default_factory=list)
 
 
-def discover(entry_points: Collection[str] | None = None) -> Catalogue:
-    """Import every plugin module (or only those of the named entry points) and ask it what it offers.
+@dataclass
+class _Names:
+    """The names of options that are taken, and by whom."""
 
-    A plugin that cannot be imported or breaks a hook's contract is recorded with its reason; it is nobody's
-    problem until somebody asks for it.
+    owners: dict[str, str] = field(default_factory=plugin_options.core_settings)
+    tables: set[str] = field(default_factory=plugin_options.core_tables)
+    known: set[type] = field(default_factory=set)
+
+    def take(self, options: Iterable[OptionType]) -> None:
+        """Take the names of a plugin's options; TypeError, and none of them, when one is taken."""
+        new = [option for option in options if option.kind not in self.known]
+        for option in new:
+            problem = plugin_options.clashes(option.kind, self.owners, self.tables)
+            if problem:
+                raise TypeError(f"{problem}; see `slimrl plugins`, and -p no:NAME to leave one out")
+        for option in new:
+            self.known.add(option.kind)
+            self.tables.add(plugin_options.table_of(option.kind))
+            for name in option.names:
+                self.owners[name] = f"an option of plugin {option.origin}"
+
+
+def discover(entry_points: Collection[str] | None = None, selection: PluginSelection | None = None) -> Catalogue:
+    """Import every plugin module that is selected and ask it what it offers.
+
+    With `entry_points`, exactly these are imported, whatever the selection. A plugin that cannot be imported or
+    breaks a hook's contract is recorded with its reason; it is nobody's problem until somebody asks for it.
     """
+    selection = selection or PluginSelection()
     offers: list[Offer] = []
-    option_types: list[type] = []
+    options: list[OptionType] = []
     broken: list[BrokenPlugin] = []
-    for entry_point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name):
-        if entry_points is not None and entry_point.name not in entry_points:
+    disabled: list[DisabledPlugin] = []
+    names = _Names() if entry_points is None else None
+    for entry_point, origin in _installed():
+        if entry_points is None:
+            reason = selection.why_not(origin.entry_point, origin.distribution)
+            if reason:
+                disabled.append(DisabledPlugin(origin, reason))
+                continue
+        elif origin.entry_point not in entry_points:
             continue
-        distribution = entry_point.dist
-        origin = Origin(
-            entry_point.name,
-            entry_point.module,
-            distribution.name if distribution else "unknown",
-            distribution.version if distribution else "",
-        )
         try:
-            found = _ask(entry_point.load(), origin)
+            with importing(f"plugin {origin}"):
+                found = _ask(entry_point.load(), origin)
+            if names is not None:
+                names.take(found.options)
         except Exception as error:  # a plugin's edge: whatever its import or its hooks raise is recorded
             broken.append(BrokenPlugin(origin, last_line(error)))
-        else:
-            offers += found.offers
-            option_types += found.option_types
-    return Catalogue(tuple(offers), tuple(option_types), tuple(broken))
+            continue
+        options += found.options
+        for offer in found.offers:
+            reason = None if entry_points is not None else selection.why_not_offered(offer.name, origin.distribution)
+            if reason:
+                disabled.append(DisabledPlugin(origin, reason, offer.kind, offer.name))
+            else:
+                offers.append(offer)
+    found_all = Catalogue(tuple(offers), tuple(options), tuple(broken), tuple(disabled))
+    return found_all if entry_points is not None else found_all.with_notes(_notes(found_all, selection))
 
 
-def warn_about(broken: Collection[BrokenPlugin]) -> None:
-    """One line for each plugin that could not be loaded."""
-    for plugin in broken:
+def warn_about(catalogue: Catalogue) -> None:
+    """One line for each plugin that could not be loaded and for each thing the user should know."""
+    for plugin in catalogue.broken:
         logger.warning("plugin %s is not available: %s", plugin.origin, plugin.reason)
+    for note in catalogue.notes:
+        logger.warning("%s", note)
 
 
-def last_line(error: BaseException) -> str:
-    """The last line of a traceback and where it was raised."""
-    message = traceback.format_exception_only(error)[-1].strip()
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    if not frames or isinstance(error, SyntaxError):
-        return message
-    return f"{message} ({frames[-1].filename}:{frames[-1].lineno})"
+def _installed() -> list[tuple[importlib.metadata.EntryPoint, Origin]]:
+    """The entry points, slimrl's own first: where names clash, a stranger's package is the one to give way."""
+    found = []
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        distribution = entry_point.dist
+        name, version = (distribution.name, distribution.version) if distribution else ("unknown", "")
+        found.append((entry_point, Origin(entry_point.name, entry_point.module, name, version)))
+    return sorted(found, key=lambda pair: (canonical(pair[1].distribution) != OWN_DISTRIBUTION, pair[1].entry_point))
+
+
+def problems_of(catalogue: Catalogue, selection: PluginSelection) -> list[str]:
+    """What is wrong with the plugins that `-p NAME` or SLIMRL_PLUGINS ask for: they are broken, or not installed."""
+    wanted = [b for b in catalogue.broken for word in selection.only if _matches(word, b.origin)]
+    problems = [f"plugin {plugin.origin} was asked for and cannot be loaded: {plugin.reason}" for plugin in wanted]
+    for word in selection.only:
+        if not any(_matches(word, origin) for origin in catalogue.origins()):
+            problems.append(f"-p {word} (or {ENVIRONMENT_VARIABLE}) names no installed plugin{_close(word, catalogue)}")
+    return list(dict.fromkeys(problems))
+
+
+def _notes(catalogue: Catalogue, selection: PluginSelection) -> list[str]:
+    """What `-p no:NAME` names in vain, and distributions that are installed twice."""
+    origins = catalogue.origins()
+    left_out = {name for d in catalogue.disabled if d.name for name in (d.name, d.qualified_name)}
+    notes = [
+        f"-p no:{word} matches no installed plugin{_close(word, catalogue)}"
+        for word in selection.disabled
+        if word not in left_out and not any(_matches(word, origin) for origin in origins)
+    ]
+    for name in sorted({origin.distribution for origin in origins}):
+        copies = {
+            (str(found.locate_file("")), found.version)
+            for found in importlib.metadata.Distribution.discover(name=name)
+            if found.entry_points.select(group=ENTRY_POINT_GROUP)
+        }
+        if len(copies) > 1:
+            told = " and ".join(f"{version} in {folder}" for folder, version in sorted(copies))
+            notes.append(f"distribution {name} is installed {len(copies)} times ({told}); uninstall all but one")
+    return notes
+
+
+def _matches(word: str, origin: Origin) -> bool:
+    return names_plugin(word, origin.entry_point, origin.distribution)
+
+
+def _close(word: str, catalogue: Catalogue) -> str:
+    names = {name for origin in catalogue.origins() for name in (origin.entry_point, origin.distribution)}
+    names |= {offer.name for offer in catalogue.offers}
+    close = difflib.get_close_matches(word, sorted(names), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _ask(plugin: ModuleType, origin: Origin) -> _Found:
@@ -135,7 +173,9 @@ def _ask(plugin: ModuleType, origin: Origin) -> _Found:
         for offered in getattr(manager.hook, KINDS[kind].hook)():
             found.offers += _offers(kind, offered, origin)
     for option_types in manager.hook.slimrl_options():
-        found.option_types += option_types
+        for option_type in option_types:
+            plugin_options.check_options(option_type)
+            found.options.append(OptionType(option_type, origin))
     return found
 
 

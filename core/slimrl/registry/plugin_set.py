@@ -16,6 +16,7 @@ from slimrl.registry.fingerprint import fingerprint
 from slimrl.registry.kinds import Kind
 from slimrl.registry.resolve import Registry, Resolved, load
 from slimrl.registry.rewards import RewardReferences, RewardTable, resolve_rewards
+from slimrl.registry.selection import PluginSelection
 from slimrl.registry.target import absolute
 
 T = TypeVar("T")
@@ -58,6 +59,8 @@ class PluginReferences:
     dynamic_filter: str | None = None
     search_path: tuple[str, ...] = ()
     """Folders that modules are also looked for in, after everything installed."""
+    selection: PluginSelection = PluginSelection()
+    """Which installed plugins are loaded, here and in every other process."""
 
     @classmethod
     def from_config(cls, rollout: RolloutConfig, grpo: GrpoConfig) -> PluginReferences:
@@ -158,7 +161,7 @@ def resolve_all(
     the driver's fingerprint: a mismatch is a PluginError, and plugins are made when they are needed.
     """
     sys.path.extend(folder for folder in references.search_path if folder not in sys.path)
-    registry = registry or load(warn=expected_fingerprint is None)
+    registry = registry or load(selection=references.selection, warn=expected_fingerprint is None)
     options = options.with_defaults(registry.catalogue.option_types)
     resolved: dict[Kind, Resolved] = {}
     problems: list[str] = []

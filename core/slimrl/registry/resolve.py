@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from typing import Any
 from slimrl.errors import PluginError
 from slimrl.protocols import PluginOptions
 from slimrl.registry.adapt import Shape, adapt
-from slimrl.registry.discover import Catalogue, Offer, discover, last_line, warn_about
+from slimrl.registry.catalogue import Catalogue, Offer
+from slimrl.registry.discover import discover, problems_of, warn_about
+from slimrl.registry.edge import last_line
 from slimrl.registry.fingerprint import source_hash
 from slimrl.registry.kinds import KINDS, Kind
 from slimrl.registry.legacy import well_known_name
+from slimrl.registry.selection import PluginSelection
 from slimrl.registry.target import absolute, is_file_reference, load_target
 
 logger = logging.getLogger(__name__)
@@ -146,11 +150,21 @@ class Registry:
         return "\n".join(lines)
 
 
-def load(entry_points: Collection[str] | None = None, *, warn: bool = True) -> Registry:
-    """Read what installed packages offer, or only the named entry points; broken ones are one warning each."""
-    catalogue = discover(entry_points)
+def load(
+    entry_points: Collection[str] | None = None, *, selection: PluginSelection | None = None, warn: bool = True
+) -> Registry:
+    """Read what installed packages offer, or only the named entry points; broken ones are one warning each.
+
+    Without a `selection`, SLIMRL_PLUGINS counts. PluginError when the selection asks for a plugin that is broken or
+    not installed.
+    """
+    selection = PluginSelection.from_environment(os.environ) if selection is None else selection
+    catalogue = discover(entry_points, selection)
     if warn:
-        warn_about(catalogue.broken)
+        warn_about(catalogue)
+    problems = problems_of(catalogue, selection) if entry_points is None else []
+    if problems:
+        raise PluginError(problems)
     return Registry(catalogue)
 
 

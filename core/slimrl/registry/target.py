@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from slimrl.errors import PluginError
-from slimrl.registry.discover import last_line
+from slimrl.registry.edge import importing, last_line
 
 
 def is_file_reference(reference: str) -> bool:
@@ -60,7 +60,8 @@ def _import_file(path: Path, reference: str, noun: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up by name
     try:
-        spec.loader.exec_module(module)
+        with importing(reference):
+            spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise PluginError(f"{noun} {reference!r}: importing {path} failed: {last_line(error)}") from error
@@ -73,7 +74,8 @@ def _import_module(name: str, reference: str, noun: str) -> ModuleType:
             f"{noun} {reference!r}: {name!r} is no module name; write pkg.mod:attr or path/to/file.py:attr"
         )
     try:
-        return importlib.import_module(name)
+        with importing(reference):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise PluginError(

@@ -1,0 +1,43 @@
+"""The flags that choose among installed plugins, taken off a command line before the others are read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from slimrl.errors import ConfigError
+from slimrl.registry.selection import PluginSelection
+
+PLUGIN_FLAGS_HELP: Final = (
+    "Plugins: -p no:NAME leaves one out (an entry point, a distribution, or distribution/name); "
+    "--disable-plugin-autoload loads none but slimrl's own and those named by -p NAME or SLIMRL_PLUGINS=NAME,NAME."
+)
+"""For the help of a command that takes these flags."""
+
+
+def take_plugin_flags(argv: Sequence[str]) -> tuple[PluginSelection, list[str]]:
+    """The selection that `-p`, `--disable-plugin-autoload` and SLIMRL_PLUGINS make, and the other words.
+
+    Raises ConfigError for a `-p` without a name.
+    """
+    names: list[str] = []
+    rest: list[str] = []
+    autoload = True
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word == "-p":
+            if not words or words[0].startswith("-"):
+                raise ConfigError("-p takes the name of a plugin: -p NAME or -p no:NAME")
+            names.append(words.pop(0))
+        elif word.startswith(("-pno:", "-p=")):
+            names.append(word.removeprefix("-p").removeprefix("="))
+        elif word.replace("_", "-") == "--disable-plugin-autoload":
+            autoload = False
+        else:
+            rest.append(word)
+    selection = PluginSelection.from_environment(os.environ)
+    if not autoload:
+        selection = PluginSelection(only=selection.only, autoload=False)
+    return selection.with_names(names), rest
