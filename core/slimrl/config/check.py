@@ -15,6 +15,8 @@ from slimrl.errors import CheckpointError, ConfigError
 
 ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+REMOTE_RM = "remote_rm"
+"""The reward that --rm-url is for."""
 
 
 def check(config: Config) -> list[str]:
@@ -29,6 +31,7 @@ def check(config: Config) -> list[str]:
         *_batch(config.rollout),
         *_files(config),
         *_rollout(config),
+        *_rm_url(config),
         *_eval(config.eval),
         *_loss(config),
         *_optimizer(config.optimizer),
@@ -138,6 +141,24 @@ def _rollout(config: Config) -> Iterator[str]:
         yield "--rollout-stop has an empty string, which would end every response before its first token"
     if negative := [token for token in rollout.rollout_stop_token_ids if token < 0]:
         yield f"--rollout-stop-token-ids must be 0 or more; got {negative[0]}"
+
+
+def _rm_url(config: Config) -> Iterator[str]:
+    rollout = config.rollout
+    if rollout.rm_url is None or rollout.custom_rm_path is not None:  # a function of the user's may read it
+        return
+    files = [rollout.prompt_data, *(path for _, path in eval_sets(config.eval))]
+    if REMOTE_RM not in (rollout.rm_type or "") and not any(path and _mentions(path, REMOTE_RM) for path in files):
+        yield f"--rm-url has no effect without {REMOTE_RM}: give --rm-type {REMOTE_RM}, or rows whose metadata say it"
+
+
+def _mentions(path: Path, word: str) -> bool:
+    """Whether a file has the word somewhere: a row's metadata may name a reward."""
+    try:
+        with path.open("rb") as file:
+            return any(word.encode() in line for line in file)
+    except OSError:
+        return False  # reported with the files
 
 
 def _eval(config: EvalConfig) -> Iterator[str]:

@@ -66,3 +66,5 @@ class RolloutConfig:
     """Reward by reference: pkg.mod:attr, pkg.mod.attr or file.py:attr. Overrides --rm-type."""
     reward_key: str | None = None
     """Which of a reward's named components is trained on."""
+    rm_url: str | None = None
+    """Where the reward remote_rm posts samples to; ${NAME} in it is read from the environment variable NAME."""
