@@ -6,6 +6,7 @@ client is in `remote_judge`, imported where scoring happens.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ class JudgeUrl:
     def secrets(self) -> tuple[str, ...]:
         """Everything that no message may repeat, the longest first."""
         values = {self.query, *(self.credentials or ())}
+        values.add(base64.b64encode(":".join(self.credentials or ()).encode()).decode())  # as HTTP sends them
         for part in self.query.split("&"):
             values |= {part.partition("=")[2], unquote(part.partition("=")[2])}
         return tuple(sorted((value for value in values if len(value) > 2), key=len, reverse=True))
