@@ -19,7 +19,7 @@ from slimrl.config.resolve import resolve
 from slimrl.data.prompts import PromptKeys, count_prompts
 from slimrl.errors import ConfigError, UsageError
 from slimrl.megatron.shape import check_model_flags
-from slimrl.registry.plugin_set import Options, PluginReferences, PluginSet, resolve_all
+from slimrl.registry import Options, PluginReferences, PluginSet, resolve_all
 
 T = TypeVar("T")
 

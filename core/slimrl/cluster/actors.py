@@ -11,7 +11,7 @@ from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, 
 from slimrl.engines.process import EngineProcess, EngineSettings, embedded_command
 from slimrl.observe.logs import log_to
 from slimrl.observe.run_dir import RunDir
-from slimrl.registry.plugin_set import Options, PluginReferences, resolve_all
+from slimrl.registry import Options, PluginReferences, resolve_all
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.types import TrainBatch, TrainReport
 

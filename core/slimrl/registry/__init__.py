@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from slimrl.registry.adapt import is_async_callable
 from slimrl.registry.kinds import KINDS, Kind
-from slimrl.registry.plugin_set import Options, PluginReferences, PluginSet, resolve_all
+from slimrl.registry.options import Options
+from slimrl.registry.plugin_set import PluginReferences, PluginSet, resolve_all
 from slimrl.registry.resolve import Registry, Resolved, load
 from slimrl.registry.rewards import Component, RewardReferences, RewardTable, resolve_rewards
 from slimrl.registry.selection import PluginSelection

@@ -5,16 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 from slimrl.errors import PluginError
 from slimrl.protocols import PluginOptions
-from slimrl.registry import legacy
+from slimrl.registry import legacy, trl, verl
 from slimrl.registry.kinds import KINDS, Kind
+from slimrl.traits import ATTRIBUTE, RewardTraits, traits_of
 
-Shape = Literal["factory", "ours", "slime", "object"]
-"""How a plugin is called: made by a hook's factory, our signature, slime's signature, or an object with methods."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+Shape = Literal["factory", "ours", "slime", "trl", "verl", "object"]
+"""How a plugin is called: made by a hook's factory, a function of our signature, slime's, TRL's or verl's, or an
+object with methods."""
 
 SLIME_FIRST_PARAMETERS = ("args", "_args", "_")
 
@@ -37,8 +41,11 @@ def is_async_callable(function: object) -> bool:
     return inspect.iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004  # not a callable test
 
 
-def adapt(kind: Kind, target: Any, reference: str) -> Adapted:  # Any: whatever a user's reference names
-    """Decide how `target` is called; PluginError says what it takes and what it should take."""
+def adapt(kind: Kind, target: Any, reference: str, *, group: bool = False) -> Adapted:  # Any: whatever a path names
+    """Decide how `target` is called; PluginError says what it takes and what it should take.
+
+    `group`: a reward is to be called with a whole group, and to return one outcome a sample in order.
+    """
     if kind == "tracker":
         return _tracker(target, reference)
     spec = KINDS[kind]
@@ -55,13 +62,50 @@ def adapt(kind: Kind, target: Any, reference: str) -> Adapted:  # Any: whatever 
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # builtins without a signature: taken at their word
         return Adapted("ours", is_async, lambda options: target)
+    if kind == "reward":
+        return _reward(target, signature, is_async, reference, group)
     if spec.slime_signature and _is_slime(signature):
-        bind = legacy.bind_reward if kind == "reward" else legacy.bind_dynamic_filter
-        return Adapted("slime", is_async, lambda options: bind(target, options, is_async))
+        return Adapted("slime", is_async, lambda options: legacy.bind_dynamic_filter(target, options, is_async))
     if _accepts(signature, spec.arity):
         return Adapted("ours", is_async, lambda options: target)
     also = f", or slime's {spec.slime_signature}" if spec.slime_signature else ""
     raise PluginError(f"{spec.noun} {reference!r} takes {signature}; a {spec.noun} takes {spec.signature}{also}")
+
+
+def copy_traits(source: object, reward: F, *, key: str | None = None) -> F:
+    """Give a function that wraps `source` the traits of it; `key` where they name no component."""
+    traits = getattr(source, ATTRIBUTE, None)
+    if not isinstance(traits, RewardTraits):
+        traits = None if key is None else RewardTraits()
+    if traits is not None:
+        setattr(reward, ATTRIBUTE, replace(traits, key=traits.key or key))
+    return reward
+
+
+def _reward(target: Any, signature: inspect.Signature, is_async: bool, reference: str, group: bool) -> Adapted:
+    group = group or traits_of(target).group
+    if verl.is_verl(signature):
+        if group:
+            raise PluginError(
+                f"reward {reference!r} has verl's shape {signature}, which scores one sample; it cannot be called with "
+                f"a whole group (--group-rm)"
+            )
+        scored = copy_traits(target, verl.bind(target, signature, is_async, reference), key=verl.REWARD_KEY)
+        return Adapted("verl", is_async, lambda options: scored)
+    if _is_slime(signature):
+        bind = legacy.bind_group_reward if group else legacy.bind_reward
+        return Adapted("slime", is_async, lambda options: copy_traits(target, bind(target, options, is_async)))
+    if trl.is_trl(signature):
+        listed = copy_traits(target, trl.bind(target, signature, is_async, group))
+        return Adapted("trl", is_async, lambda options: listed)
+    if _accepts(signature, KINDS["reward"].arity):
+        return Adapted("ours", is_async, lambda options: target)
+    ours, slime = ("(samples)", "(args, samples)") if group else ("(sample)", "(args, sample, **kwargs)")
+    raise PluginError(
+        f"reward {reference!r} takes {signature}; a reward takes {ours}, or slime's {slime}, or TRL's "
+        f"(prompts, completions, **columns)"
+        + ("" if group else ", or verl's (data_source, solution_str, ground_truth, extra_info)")
+    )
 
 
 def _tracker(target: Any, reference: str) -> Adapted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -96,6 +96,19 @@ def bind_reward(function: Callable[..., Any], options: PluginOptions, is_async: 
     def reward(sample: Sample) -> RewardValue:
         value: RewardValue = function(arguments, SlimeSample(sample))
         return value
+
+    return reward_async if is_async else reward
+
+
+def bind_group_reward(function: Callable[..., Any], options: PluginOptions, is_async: bool) -> Callable[..., Any]:
+    """slime's `(args, samples, **kwargs)`, which returns one reward a sample, as a reward of a whole group."""
+    arguments = SlimeArguments(options)
+
+    async def reward_async(samples: Sequence[Sample]) -> Any:
+        return await function(arguments, [SlimeSample(sample) for sample in samples])
+
+    def reward(samples: Sequence[Sample]) -> Any:
+        return function(arguments, [SlimeSample(sample) for sample in samples])
 
     return reward_async if is_async else reward
 

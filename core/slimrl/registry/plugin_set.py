@@ -3,49 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from slimrl.config import GrpoConfig, RolloutConfig
 from slimrl.errors import PluginError
 from slimrl.protocols import Advantage, BufferFilter, DynamicFilter, Generate
 from slimrl.registry.fingerprint import fingerprint
 from slimrl.registry.kinds import Kind
+from slimrl.registry.options import Options
 from slimrl.registry.resolve import Registry, Resolved, load
 from slimrl.registry.rewards import RewardReferences, RewardTable, resolve_rewards
 from slimrl.registry.selection import PluginSelection
 from slimrl.registry.target import absolute
 
 T = TypeVar("T")
-
-
-class Options(Mapping[type, Any]):  # Any: an instance of the key
-    """Option dataclasses by their type: the configuration's own and those of plugins."""
-
-    def __init__(self, instances: Iterable[object] = ()) -> None:
-        self._by_type = {type(instance): instance for instance in instances}
-
-    def __getitem__(self, kind: type[T]) -> T:
-        try:
-            return cast(T, self._by_type[kind])
-        except KeyError:
-            raise KeyError(
-                f"no options of type {kind.__module__}.{kind.__qualname__}; return it from the hook slimrl_options"
-            ) from None
-
-    def __iter__(self) -> Iterator[type]:
-        return iter(self._by_type)
-
-    def __len__(self) -> int:
-        return len(self._by_type)
-
-    def with_defaults(self, option_types: Iterable[type]) -> Options:
-        """The same, with a default instance of each type that is missing."""
-        missing = [kind() for kind in option_types if kind not in self._by_type]
-        return Options([*missing, *self._by_type.values()])
 
 
 @dataclass(frozen=True)
@@ -59,7 +34,7 @@ class PluginReferences:
     dynamic_filter: str | None = None
     search_path: tuple[str, ...] = ()
     """Folders that modules are also looked for in, after everything installed."""
-    selection: PluginSelection = PluginSelection()
+    selection: PluginSelection = field(default_factory=PluginSelection)
     """Which installed plugins are loaded, here and in every other process."""
 
     @classmethod
@@ -145,7 +120,7 @@ class PluginSet:
     @cached_property
     def fingerprint(self) -> str:
         """One hash of the lock, equal wherever the same sources are installed."""
-        return fingerprint(self.lock())
+        return fingerprint(self.lock(), self.options.of_plugins())
 
 
 def resolve_all(
@@ -162,7 +137,8 @@ def resolve_all(
     """
     sys.path.extend(folder for folder in references.search_path if folder not in sys.path)
     registry = registry or load(selection=references.selection, warn=expected_fingerprint is None)
-    options = options.with_defaults(registry.catalogue.option_types)
+    if expected_fingerprint is None:  # another process got every option from the driver
+        options = options.with_defaults(registry.catalogue.option_types)
     resolved: dict[Kind, Resolved] = {}
     problems: list[str] = []
     rewards = RewardTable(())

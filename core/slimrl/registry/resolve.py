@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
+import functools
+import hashlib
 import logging
 import os
 import sys
@@ -15,14 +16,17 @@ from typing import Any
 from slimrl.errors import PluginError
 from slimrl.protocols import PluginOptions
 from slimrl.registry.adapt import Shape, adapt
+from slimrl.registry.boxed import PREFIX, boxed, without_prefix
 from slimrl.registry.catalogue import Catalogue, Offer
 from slimrl.registry.discover import discover, problems_of, warn_about
 from slimrl.registry.edge import last_line
 from slimrl.registry.fingerprint import source_hash
 from slimrl.registry.kinds import KINDS, Kind
 from slimrl.registry.legacy import well_known_name
-from slimrl.registry.selection import PluginSelection
+from slimrl.registry.miss import conflict, miss
+from slimrl.registry.selection import PluginSelection, canonical
 from slimrl.registry.target import absolute, is_file_reference, load_target
+from slimrl.traits import traits_of
 
 logger = logging.getLogger(__name__)
 
@@ -79,75 +83,82 @@ class Registry:
         """Resolve `name`, `distribution/name`, `pkg.mod:attr`, `pkg.mod.attr` or `path/to/file.py:attr`.
 
         `group`: a reward named by path is called with whole groups. slime's own well-known paths lead to ours.
-        Raises PluginError.
+        `boxed_name` is `name` shown only the last box of a reply. Raises PluginError.
         """
+        reference = reference.strip()
+        if not reference:
+            raise PluginError(f"a {KINDS[kind].noun} is named by an empty reference; write a name or pkg.mod:attr")
         name = well_known_name(reference)
         if name is not None:
             logger.info("%s is slime's path; using %r of slimrl", reference, name)
             return self._offered(kind, name)
         if is_file_reference(reference) or ":" in reference:
             return self._by_path(kind, reference, group)
-        if "/" in reference or "." not in reference or reference.endswith(".py") or self._find(kind, reference):
+        is_name = "/" in reference or "." not in reference or reference.endswith(".py")
+        if is_name or self.find(kind, reference) or self._find_boxed(kind, reference):
             return self._offered(kind, reference)
         return self._by_path(kind, reference, group)
 
-    def _find(self, kind: Kind, name: str) -> list[Offer]:
-        return [o for o in self.catalogue.offers if o.kind == kind and name in (o.name, o.qualified_name)]
+    def find(self, kind: Kind, name: str) -> list[Offer]:
+        """What is offered under exactly this name or `distribution/name`."""
+        owner, slash, last = name.rpartition("/")
+        return [
+            offer
+            for offer in self.catalogue.offers
+            if offer.kind == kind
+            and offer.name == last
+            and (not slash or canonical(offer.origin.distribution) == canonical(owner))
+        ]
+
+    def _find_boxed(self, kind: Kind, name: str) -> list[Offer]:
+        inner = without_prefix(name) if kind == "reward" else None
+        return self.find(kind, inner) if inner else []
 
     def _offered(self, kind: Kind, name: str) -> Resolved:
-        found = self._find(kind, name)
+        found = self.find(kind, name)
+        prefix = "" if found else PREFIX
         if not found:
-            raise PluginError(self._miss(kind, name))
+            found = self._find_boxed(kind, name)
+        if not found:
+            raise PluginError(miss(kind, name, self.catalogue))
         if len(found) > 1:
-            raise PluginError(_conflict(kind, name, found))
+            raise PluginError(conflict(kind, name, found, prefix))
         offer = found[0]
-        # The factory may live in another module than the one that offers it; its source is what runs.
-        module = sys.modules.get(getattr(offer.factory, "__module__", ""), None) or sys.modules[offer.origin.module]
+        file, file_hash = _sources(offer)
         return Resolved(
             kind=kind,
-            reference=offer.qualified_name,
-            name=offer.name,
+            reference=f"{offer.origin.distribution}/{prefix}{offer.name}",
+            name=f"{prefix}{offer.name}",
             distribution=offer.origin.distribution,
             version=offer.origin.version,
-            **_source(module),
+            file=file,
+            file_hash=file_hash,
             shape="factory",
             is_async=None,
             entry_point=offer.origin.entry_point,
             is_group=False,
-            factory=offer.factory,
+            factory=boxed(offer.factory) if prefix else offer.factory,
         )
 
     def _by_path(self, kind: Kind, reference: str, group: bool) -> Resolved:
         reference = absolute(reference)
         module, target = load_target(reference, KINDS[kind].noun)
-        adapted = adapt(kind, target, reference)
+        adapted = adapt(kind, target, reference, group=group)
+        file, file_hash = _source(module)
         return Resolved(
             kind=kind,
             reference=reference,
             name=reference.rpartition(":" if ":" in reference else ".")[2],
             distribution=None,
             version=None,
-            **_source(module),
+            file=file,
+            file_hash=file_hash,
             shape=adapted.shape,
             is_async=adapted.is_async,
             entry_point=None,
-            is_group=group and kind == "reward",
+            is_group=kind == "reward" and (group or traits_of(target).group),
             factory=adapted.bind,
         )
-
-    def _miss(self, kind: Kind, name: str) -> str:
-        spec = KINDS[kind]
-        offers = [offer for offer in self.catalogue.offers if offer.kind == kind]
-        if name.endswith(".py"):
-            return f"{spec.noun} {name!r} is a file; say which function in it: {name}:FUNCTION"
-        names = [offer.name for offer in offers] + [offer.qualified_name for offer in offers]
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        lines = [f"there is no {spec.noun} {name!r}" + (f" ({spec.flag})" if spec.flag else "")]
-        lines[0] += f"; did you mean {close[0]!r}?" if close else ""
-        available = ", ".join(f"{offer.name} ({offer.origin.distribution})" for offer in offers)
-        lines.append(f"  available: {available or 'none'}; or write pkg.mod:attr or path/to/file.py:attr")
-        lines += [f"  failed to load: {plugin}" for plugin in self.catalogue.broken]
-        return "\n".join(lines)
 
 
 def load(
@@ -168,15 +179,22 @@ def load(
     return Registry(catalogue)
 
 
-def _conflict(kind: Kind, name: str, found: Collection[Offer]) -> str:
-    origins = " and ".join(str(offer.origin) for offer in found)
-    ways_out = " or ".join(dict.fromkeys(offer.qualified_name for offer in found))
-    return f"{KINDS[kind].noun} {name!r} is offered by {origins}; write {ways_out}"
+def _sources(offer: Offer) -> tuple[Path | None, str]:
+    """The file of an offer's factory, and a hash of its source and of the module that offers it."""
+    function: Any = offer.factory
+    while isinstance(function, functools.partial):
+        function = function.func
+    origin = sys.modules[offer.origin.module]
+    file, file_hash = _source(sys.modules.get(getattr(function, "__module__", None) or "", origin))
+    origin_file, origin_hash = _source(origin)
+    if file_hash == origin_hash:
+        return file, file_hash
+    return file or origin_file, hashlib.sha256(f"{file_hash} {origin_hash}".encode()).hexdigest()
 
 
-def _source(module: ModuleType) -> dict[str, Any]:  # two fields of Resolved
+def _source(module: ModuleType) -> tuple[Path | None, str]:
     file = getattr(module, "__file__", None)
-    if file is None:
-        return {"file": None, "file_hash": ""}
+    if file is None or not Path(file).is_file():
+        return None, ""
     path = Path(file).resolve()
-    return {"file": path, "file_hash": source_hash(path, is_in_package=bool(module.__package__))}
+    return path, source_hash(path, is_in_package=bool(module.__package__))

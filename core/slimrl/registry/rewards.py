@@ -14,6 +14,17 @@ RM_TYPE = "rm_type"
 
 
 @dataclass(frozen=True)
+class SetReference:
+    """What an evaluation set says of its reward; it goes before everything else for the set's samples."""
+
+    name: str
+    reward: str | None = None
+    """None: as in training."""
+    reward_key: str | None = None
+    """None: as in training."""
+
+
+@dataclass(frozen=True)
 class RewardReferences:
     """Which rewards may be called, as references that mean the same in every process."""
 
@@ -28,6 +39,8 @@ class RewardReferences:
     """Which component of a reward that returns a mapping is trained on."""
     group: bool = False
     """Whether rewards named by path are called with a whole group (--group-rm)."""
+    sets: tuple[SetReference, ...] = ()
+    """Evaluation sets with a reward or a key of their own."""
 
     @classmethod
     def one(cls, reference: str, *, reward_key: str | None = None, group: bool = False) -> RewardReferences:
@@ -56,14 +69,28 @@ class RewardTable:
     """Names in metadata.rm_type that cannot be resolved, and what is to be said of each."""
     obeys_metadata: bool = True
     reward_key: str | None = None
+    sets: Mapping[str, Component] = field(default_factory=dict)
+    """The reward of an evaluation set that has its own, by the set's name (`Group.source`)."""
+    set_keys: Mapping[str, str] = field(default_factory=dict)
+    """The reward key of an evaluation set that has its own."""
 
     def components(self) -> Iterator[Component]:
-        """Every component, those of samples' own names too."""
+        """Every component, those of samples' own names and of evaluation sets too."""
         yield from self.default
         yield from self.routed.values()
+        yield from self.sets.values()
 
-    def choose(self, metadata: object) -> tuple[Component, ...]:
-        """What scores a sample of this metadata; PluginError when nothing does or nobody offers what it names."""
+    def key_of(self, source: str) -> str | None:
+        """Which component of a mapping is trained on, or looked at in an evaluation set."""
+        return self.set_keys.get(source, self.reward_key)
+
+    def choose(self, metadata: object, source: str = "") -> tuple[Component, ...]:
+        """What scores a sample of this metadata; PluginError when nothing does or nobody offers what it names.
+
+        `source` is the evaluation set it is from.
+        """
+        if source in self.sets:
+            return (self.sets[source],)
         named = _rm_type(metadata) if self.obeys_metadata else ""
         if not named:
             if not self.default:
@@ -98,6 +125,16 @@ def resolve_rewards(registry: Registry, references: RewardReferences) -> RewardT
             mixed.append((weight, registry.resolve("reward", reference, group=references.group)))
         except PluginError as error:
             problems += error.problems
+    sets: dict[str, Component] = {}
+    for own in references.sets:
+        if own.reward is None:
+            continue
+        try:
+            resolved = registry.resolve("reward", own.reward, group=references.group)
+        except PluginError as error:
+            problems += [f"evaluation set {own.name!r}: {problem}" for problem in error.problems]
+        else:
+            sets[own.name] = Component(resolved.name, 1.0, resolved)
     if problems:
         raise PluginError(problems)
     routed: dict[str, Component] = {}
@@ -109,4 +146,5 @@ def resolve_rewards(registry: Registry, references: RewardReferences) -> RewardT
             unknown[name] = f"metadata.{RM_TYPE}: {error}"
     times = Counter(resolved.name for _, resolved in mixed)
     default = tuple(Component(r.name if times[r.name] == 1 else r.reference, weight, r) for weight, r in mixed)
-    return RewardTable(default, routed, unknown, references.obeys_metadata, references.reward_key)
+    keys = {own.name: own.reward_key for own in references.sets if own.reward_key is not None}
+    return RewardTable(default, routed, unknown, references.obeys_metadata, references.reward_key, sets, keys)

@@ -68,9 +68,9 @@ def test_an_async_slime_reward_stays_async() -> None:
 
 def test_an_argument_slimrl_does_not_have_is_named() -> None:
     def score(args: Any, sample: Any) -> Any:
-        return args.rm_url
+        return args.not_a_flag
 
-    with pytest.raises(AttributeError, match="rm_url: slimrl has no configuration field"):
+    with pytest.raises(AttributeError, match="not_a_flag: slimrl has no configuration field"):
         bound(score)(sample())
 
 
