@@ -16,15 +16,16 @@ MAX_TEXT_CHARS = 2_000
 """Of a string inside what a reward returned; the run keeps every sample's."""
 
 
-def to_score(returned: object, reward_key: str | None) -> Score:
+def to_score(returned: object, *keys: str | None, value_required: bool = True) -> Score:
     """The outcome of one call that returned.
 
-    A number (bool, int, float, a numpy or torch scalar) is the value. Of a mapping `reward_key` picks the value,
-    or its only entry is; its numbers are the components. A Score is taken as it is, None abstains. Everything
-    else, and a value that is not finite, is an error with a reason.
+    A number (bool, int, float, a numpy or torch scalar) is the value. Of a mapping the first of `keys` that it has
+    picks the value, or without keys its only entry does; its numbers are the components. A Score is taken as it is,
+    None abstains. Everything else, and a value that is not finite, is an error with a reason; a mapping without a
+    key to pick is one too, unless no value is required.
     """
     try:
-        return _to_score(returned, reward_key)
+        return _to_score(returned, tuple(key for key in keys if key is not None), value_required)
     except (RewardError, RecursionError, OverflowError, ValueError) as error:
         return failed(str(error), returned)
 
@@ -71,40 +72,48 @@ def as_number(value: object) -> bool | int | float | None:
     return None
 
 
-def _to_score(returned: object, reward_key: str | None) -> Score:
+def _to_score(returned: object, keys: tuple[str, ...], value_required: bool) -> Score:
     if returned is None:
         return Score(status="abstained", reason="the reward returned None")
     if isinstance(returned, Score):
         return _checked(returned)
     if isinstance(returned, Mapping):
-        return _from_mapping(returned, reward_key)
+        return _from_mapping(returned, keys, value_required)
     if hasattr(returned, "__await__"):
         close = getattr(returned, "close", None)
         if callable(close):
             close()  # a coroutine that is never awaited warns
         raise RewardError("the reward returned an awaitable from a plain function; write it as `async def`")
-    value = _value(returned)
-    if reward_key is not None:
-        raise RewardError(f"the reward returned the number {value:g}, which has no {reward_key!r}; drop --reward-key")
-    return Score(status="scored", value=value, reward=plain(returned))
+    return Score(status="scored", value=_value(returned), reward=plain(returned))
 
 
-def _from_mapping(returned: Mapping[Any, Any], reward_key: str | None) -> Score:
-    if reward_key is None and len(returned) != 1:
-        keys = ", ".join(repr(str(key)) for key in list(returned)[:20])
-        raise RewardError(f"the reward returned the keys {keys}; say which is trained on with --reward-key")
-    key = next(iter(returned)) if reward_key is None else reward_key
-    if key not in returned:
-        keys = ", ".join(repr(str(key)) for key in list(returned)[:20])
-        raise RewardError(f"the reward returned no {key!r} (--reward-key); it has {keys or 'no keys'}")
+def _from_mapping(returned: Mapping[Any, Any], keys: tuple[str, ...], value_required: bool) -> Score:
     numbers_by_name = {str(name): as_number(item) for name, item in returned.items()}
     components = {
         name: float(number) for name, number in numbers_by_name.items() if number is not None and math.isfinite(number)
     }
     reward = plain(returned)
+    key = _picked(returned, keys)
+    if key is None:
+        if not value_required:
+            return Score(status="scored", reward=reward, components=components)
+        raise RewardError(_no_key(returned, keys))
     if returned[key] is None:
         return Score(status="abstained", reward=reward, components=components, reason=f"the reward's {key!r} is None")
     return Score(status="scored", value=_value(returned[key]), reward=reward, components=components)
+
+
+def _picked(returned: Mapping[Any, Any], keys: tuple[str, ...]) -> Any:  # Any: a mapping's key
+    if not keys:
+        return next(iter(returned)) if len(returned) == 1 else None
+    return next((key for key in keys if key in returned), None)
+
+
+def _no_key(returned: Mapping[Any, Any], keys: tuple[str, ...]) -> str:
+    has = ", ".join(repr(str(key)) for key in list(returned)[:20]) or "no keys"
+    if not keys:
+        return f"the reward returned the keys {has}; say which is trained on with --reward-key"
+    return f"the reward returned no {' or '.join(map(repr, keys))} (--reward-key); it has {has}"
 
 
 def _value(returned: object) -> float:

@@ -1,221 +1,301 @@
-"""Scoring a group: rewards that compute run in worker processes, rewards that wait on the event loop."""
+"""Scoring a group: every reward in processes of its own, every sample with an outcome."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import os
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Final, Self
 
 from slimrl.errors import PluginError
-from slimrl.protocols import PluginOptions, RewardValue
-from slimrl.registry import Resolved, RewardTable
-from slimrl.registry.discover import last_line
-from slimrl.scoring.outcome import failed, to_score
+from slimrl.protocols import PluginOptions, Reward
+from slimrl.registry import Component, Resolved, RewardTable
+from slimrl.scoring.cache import ScoreCache
+from slimrl.scoring.calling import compute
+from slimrl.scoring.mix import combine
+from slimrl.scoring.outcome import failed
+from slimrl.scoring.process import Made, WorkerProcess
+from slimrl.scoring.request import Request
 from slimrl.scoring.settings import DEFAULT_TIMEOUT_S, ScoringSettings
-from slimrl.scoring.wire import WorkerSpec, for_reward
-from slimrl.scoring.workers import Worker
+from slimrl.scoring.waiter import Waiter
+from slimrl.scoring.wire import Call, RewardSpec, WorkerSpec, encode_call, for_reward
+from slimrl.scoring.workers import WorkerPool
 from slimrl.types import Group, Sample, Score, Status
 
 logger = logging.getLogger(__name__)
 
+INLINE_CHARS: Final = 16_000
+"""A longer text goes to a worker, also where the reward may run here."""
+SLICE_S: Final = 0.002
+"""Rewards that run here let the event loop turn after this long."""
+SLOW_INLINE_S: Final = 0.01
+"""A reward that took longer here is called in a worker from then on, whatever it promised."""
+
+
+@dataclass
+class _Served:
+    """A reward and how it is called."""
+
+    number: int
+    resolved: Resolved
+    is_async: bool
+    is_group: bool
+    is_pure: bool
+    timeout_s: float
+    key: str | None
+    """The component that the reward itself says is its value."""
+    inline: Reward | None = None
+    """The reward itself, where it may run on the event loop."""
+
 
 class Scorer:
-    """Gives every sample of a group its score, whatever the rewards do; an async context manager."""
+    """Gives every sample of a group its score, whatever the rewards do; an async context manager.
+
+    Plain rewards run in a pool of processes: they may compute, hang, crash or take memory without harm to the run.
+    `async def` rewards run together in one process. Only rewards that say they are quick (traits) run on the event
+    loop, on short texts.
+    """
 
     def __init__(self, rewards: RewardTable, options: PluginOptions, settings: ScoringSettings | None = None) -> None:
-        settings = settings or ScoringSettings()
         self._table = rewards
-        self._of: dict[str, _OneReward] = {}
-        for component in rewards.components():
-            self._of[component.resolved.reference] = _OneReward(
-                component.resolved,
-                options,
-                reward_key=rewards.reward_key,
-                num_workers=settings.num_workers,
-                timeout_s=settings.timeout_s or DEFAULT_TIMEOUT_S,
-                start_timeout_s=settings.start_timeout_s,
-                memory_limit_bytes=settings.memory_limit_bytes,
-            )
-        self._resources = AsyncExitStack()
+        self._options = options
+        self._settings = settings or ScoringSettings()
+        self._resolved = list({c.resolved.reference: c.resolved for c in rewards.components()}.values())
+        self._served: dict[str, _Served] = {}
+        self._ids = itertools.count(1)
+        self._cache = ScoreCache(self._settings.cache_size)
+        self._pool: WorkerPool | None = None
+        self._waiter: Waiter | None = None
+        self._turn = asyncio.Lock()
+
+    @property
+    def cache_hits(self) -> int:
+        """How many samples were answered from what is remembered, so far."""
+        return self._cache.hits
 
     async def __aenter__(self) -> Self:
         """Start and warm the workers; PluginError when a reward cannot be made there."""
-        async with AsyncExitStack() as resources:
-            for reward in self._of.values():
-                await resources.enter_async_context(reward)
-            self._resources = resources.pop_all()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop everything; a reward that still computes is killed."""
-        await self._resources.aclose()
-
-    async def score(self, group: Group) -> None:
-        """Set the score of every sample that has none."""
-        pending = [sample for sample in group if sample.score is None]
-        scores = await asyncio.gather(*(self._score(sample) for sample in pending))
-        for sample, score in zip(pending, scores, strict=True):
-            sample.score = score
-
-    async def _score(self, sample: Sample) -> Score:
-        try:
-            components = self._table.choose(sample.metadata)
-        except PluginError as error:
-            return failed(str(error))
-        rewards = [self._of[component.resolved.reference] for component in components]
-        return (await asyncio.gather(*(reward.one(sample) for reward in rewards)))[0]
-
-
-class _OneReward:
-    """Gives every sample of a group its score, whatever the reward does; an async context manager.
-
-    A plain reward runs in `num_workers` processes: it may compute, hang, crash or take memory without harm to the
-    run. An `async def` reward runs on the event loop and must only wait there. `timeout_s` is the deadline of one
-    sample's scoring; imports and the reward's factory have `start_timeout_s`, once, before the first sample.
-    """
-
-    def __init__(
-        self,
-        reward: Resolved,
-        options: PluginOptions,
-        *,
-        reward_key: str | None = None,
-        num_workers: int | None = None,
-        timeout_s: float = 3.0,
-        start_timeout_s: float = 60.0,
-        memory_limit_bytes: int | None = None,
-    ) -> None:
-        if num_workers is not None and num_workers < 1:
-            raise ValueError(f"num_workers is {num_workers}; at least one worker is needed")
-        self._reward = reward
-        self._options = options
-        self._reward_key = reward_key
-        self._num_workers = num_workers or max(1, min(4, (os.cpu_count() or 2) // 2))
-        self._timeout_s = timeout_s
-        self._start_timeout_s = start_timeout_s
-        self._memory_limit_bytes = memory_limit_bytes
-        self._workers: list[Worker] = []
-        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
-        self._async_reward: Callable[[Sample], Awaitable[RewardValue]] | None = None
-        self._running: set[asyncio.Task[Any]] = set()  # Any: one task gives a score, another nothing
-
-    async def __aenter__(self) -> Self:
-        """Start and warm the workers; PluginError when the reward cannot be made there."""
-        if self._reward.is_async:
-            self._async_reward = self._reward.make(self._options)
+        if not self._resolved:
             return self
-        workers = [self._new_worker() for _ in range(self._num_workers)]
+        numbers = range(len(self._resolved))
+        first = await WorkerProcess.start(self._spec(numbers), self._settings.start_timeout_s)
         try:
-            if await workers[0].start():  # only once it is made is a factory's reward known to be async
-                self._async_reward = self._reward.make(self._options)
-            else:
-                await asyncio.gather(*(worker.start() for worker in workers))
+            # Only once it is made is a factory's reward known to be async, and what it promises.
+            served = [self._serve(number, first.made[number]) for number in numbers]
+            computing = [s.number for s in served if not s.is_async]
+            waiting = [s.number for s in served if s.is_async]
+            start_timeout_s = self._settings.start_timeout_s
+            if computing:
+                pool = WorkerPool(self._spec(computing), size=self._settings.workers, start_timeout_s=start_timeout_s)
+                self._pool = pool
+                await pool.start(first)
+            if waiting:
+                self._waiter = Waiter(self._spec(waiting), start_timeout_s=start_timeout_s)
+                await self._waiter.start(None if computing else first)
         except BaseException:
-            await _stop(workers)
+            first.kill()
+            await self._stop()
             raise
-        if self._async_reward is not None:
-            await _stop(workers)
-            return self
-        self._workers = workers
-        for worker in workers:
-            self._idle.put_nowait(worker)
+        self._served = {s.resolved.reference: s for s in served}
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop everything; a reward that still computes is killed."""
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        await _stop(self._workers)
-        self._workers = []
+        await self._stop()
+
+    async def _stop(self) -> None:
+        if self._pool is not None:
+            await self._pool.stop()
+        if self._waiter is not None:
+            await self._waiter.stop()
+        self._pool = self._waiter = None
+        self._served = {}
+
+    def _spec(self, numbers: Sequence[int]) -> WorkerSpec:
+        specs = {}
+        for number in numbers:
+            found = self._resolved[number]
+            specs[number] = RewardSpec(found.reference, found.entry_point, found.file_hash, found.is_group)
+        return WorkerSpec(specs, self._options, self._settings.memory_limit_bytes)
+
+    def _serve(self, number: int, made: Made) -> _Served:
+        resolved, traits = self._resolved[number], made.traits
+        is_inline = traits.inline and not (made.is_async or traits.group or resolved.is_group)
+        return _Served(
+            number=number,
+            resolved=resolved,
+            is_async=made.is_async,
+            is_group=resolved.is_group or traits.group,
+            is_pure=traits.pure,
+            timeout_s=self._settings.timeout_s or traits.timeout_s or DEFAULT_TIMEOUT_S,
+            key=traits.key,
+            inline=resolved.make(self._options) if is_inline else None,
+        )
 
     async def score(self, group: Group) -> None:
         """Set the score of every sample that has none.
 
-        A sample that failed or was aborted is not shown to the reward: it abstains, with the reason.
+        A sample that failed or was aborted is not shown to a reward: it abstains, with the reason.
         """
-        pending = [sample for sample in group if sample.score is None]
-        scores = await asyncio.gather(*(self.one(sample) for sample in pending))
-        for sample, score in zip(pending, scores, strict=True):
-            sample.score = score
+        chosen: dict[int, tuple[Component, ...]] = {}
+        asked: dict[str, tuple[Component, list[int]]] = {}
+        for i, sample in enumerate(group.samples):
+            if sample.score is not None:
+                continue
+            if sample.status in (Status.FAILED, Status.ABORTED):
+                because = f": {sample.reason}" if sample.reason else ""
+                sample.score = Score("abstained", reason=f"not scored, the sample {sample.status}{because}")
+                continue
+            try:
+                chosen[i] = self._table.choose(sample.metadata, group.source)
+            except PluginError as error:
+                sample.score = failed(str(error))
+                continue
+            for component in chosen[i]:
+                asked.setdefault(component.resolved.reference, (component, []))[1].append(i)
+        answers: dict[tuple[str, int], Score] = {}
+        key = self._table.key_of(group.source)
 
-    async def one(self, sample: Sample) -> Score:
-        if sample.status in (Status.FAILED, Status.ABORTED):
-            because = f": {sample.reason}" if sample.reason else ""
-            return Score(status="abstained", reason=f"not scored, the sample {sample.status}{because}")
-        if self._async_reward is not None:
-            return await self._wait_for(self._async_reward, for_reward(sample))
-        if not self._workers:
+        async def ask(component: Component, indices: list[int]) -> None:
+            scores = await self._ask(component, [group.samples[i] for i in indices], key)
+            answers.update(zip(((component.resolved.reference, i) for i in indices), scores, strict=True))
+
+        await asyncio.gather(*(ask(component, indices) for component, indices in asked.values()))
+        for i, components in chosen.items():
+            group.samples[i].score = combine([(c, answers[c.resolved.reference, i]) for c in components])
+
+    async def _ask(self, component: Component, samples: list[Sample], key: str | None) -> list[Score]:
+        """One reward's scores of samples of one group, asked again after an error or a timeout where that is set."""
+        served = self._served.get(component.resolved.reference)
+        if served is None:
             raise PluginError("the scorer is not started; use it as `async with Scorer(...)`")
-        worker = await self._idle.get()
-        # A task of its own: a caller that is cancelled leaves, and the worker still finishes and is free again.
-        task = self._track(self._use(worker, for_reward(sample)))
-        return cast(Score, await asyncio.shield(task))
+        keys = self._keys(served, key)
+        scores = await self._answers(served, samples, keys)
+        for _ in range(self._settings.retries):
+            again = [i for i, score in enumerate(scores) if score.status in ("error", "timeout")]
+            if not again or (served.is_group and len(again) < len(samples)):
+                break
+            for i, score in zip(again, await self._answers(served, [samples[i] for i in again], keys), strict=True):
+                scores[i] = score
+        return scores
 
-    async def _use(self, worker: Worker, sample: Sample) -> Score:
-        try:
-            return await worker.score(sample)
-        finally:
-            self._idle.put_nowait(worker)
+    def _keys(self, served: _Served, key: str | None) -> tuple[str, ...]:
+        if key is None:
+            return (served.key,) if served.key else ()
+        # One reward has the key that was asked for or breaks its contract; of several, some may have their own.
+        return (key, served.key) if served.key and served.key != key and len(self._served) > 1 else (key,)
 
-    async def _wait_for(self, reward: Callable[[Sample], Awaitable[RewardValue]], sample: Sample) -> Score:
-        started = time.perf_counter()
-        task = self._track(reward(sample))
-        try:
-            await asyncio.wait([task], timeout=self._timeout_s)
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
-        seconds = time.perf_counter() - started
-        if not task.done():
-            task.cancel()  # and not awaited: a reward may refuse to be cancelled
-            return Score(status="timeout", reason=f"no result within {self._timeout_s:g} s", seconds=seconds)
-        if task.cancelled():
-            return replace(failed("the reward was cancelled"), seconds=seconds)
-        error = task.exception()
-        score = to_score(task.result(), self._reward_key) if error is None else failed(_raised(error))
-        return replace(score, seconds=seconds)
+    async def _answers(self, served: _Served, samples: list[Sample], keys: tuple[str, ...]) -> list[Score]:
+        if served.is_group:
+            pending = self._submit(served, samples, keys)
+            await asyncio.wait([pending])
+            return pending.result()
+        scores: list[Score | None] = [None] * len(samples)
+        waiting: list[tuple[int, asyncio.Future[list[Score]]]] = []
+        here: list[tuple[int, bytes | None]] = []
+        for i, sample in enumerate(samples):
+            cache_key = self._cache.key(served.number, keys, sample) if served.is_pure else None
+            remembered = self._cache.get(cache_key) if cache_key else None
+            if remembered is not None:
+                scores[i] = replace(remembered, seconds=0.0)
+            elif served.inline is not None and _chars(sample) <= INLINE_CHARS:
+                here.append((i, cache_key))
+            else:
+                waiting.append((i, self._pending(served, sample, keys, cache_key)))
+        if here:
+            await self._here(served, samples, keys, here, scores)
+        if waiting:
+            await asyncio.wait({pending for _, pending in waiting})
+            for i, pending in waiting:
+                (scores[i],) = pending.result()
+        return [score for score in scores if score is not None]
 
-    def _track(self, work: Awaitable[Any]) -> asyncio.Task[Any]:  # Any: see _running
-        async def run() -> Any:
-            return await work
+    def _pending(
+        self, served: _Served, sample: Sample, keys: tuple[str, ...], cache_key: bytes | None
+    ) -> asyncio.Future[list[Score]]:
+        """The score of a sample that a worker computes; samples that are the same are computed once."""
+        if cache_key is None:
+            return self._submit(served, [sample], keys)
+        pending = self._cache.pending.get(cache_key)
+        if pending is not None:
+            self._cache.hits += 1
+            return pending
+        pending = self._submit(served, [sample], keys)
+        if not pending.done():
+            self._cache.pending[cache_key] = pending
+            pending.add_done_callback(partial(self._computed, cache_key))
+        return pending
 
-        task = asyncio.create_task(run())
-        self._running.add(task)
-        task.add_done_callback(self._finished)
-        return task
+    def _computed(self, cache_key: bytes, pending: asyncio.Future[list[Score]]) -> None:
+        del self._cache.pending[cache_key]
+        if not pending.cancelled():
+            self._cache.put(cache_key, pending.result()[0])
 
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen: its caller has it, or has left
-
-    def _new_worker(self) -> Worker:
-        spec = WorkerSpec(
-            reference=self._reward.reference,
-            entry_point=self._reward.entry_point,
-            file_hash=self._reward.file_hash,
-            options=self._options,
-            reward_key=self._reward_key,
-            memory_limit_bytes=self._memory_limit_bytes,
+    def _submit(self, served: _Served, samples: Sequence[Sample], keys: tuple[str, ...]) -> asyncio.Future[list[Score]]:
+        call = Call(
+            next(self._ids),
+            served.number,
+            samples,
+            served.is_group,
+            keys,
+            self._settings.value_required,
+            served.timeout_s,
         )
-        return Worker(spec, timeout_s=self._timeout_s, start_timeout_s=self._start_timeout_s)
+        request = Request(call.id, b"", len(samples), served.timeout_s)
+        try:
+            request.frames = encode_call(call)
+        except Exception as error:  # metadata may hold anything; what cannot be carried cannot be scored
+            request.fail(f"the sample cannot be sent to a worker: {type(error).__name__}: {error}")
+            return request.scores
+        worker = self._waiter if served.is_async else self._pool
+        assert worker is not None, "started with what it serves"
+        worker.submit(request)
+        return request.scores
+
+    async def _here(
+        self,
+        served: _Served,
+        samples: list[Sample],
+        keys: tuple[str, ...],
+        here: list[tuple[int, bytes | None]],
+        scores: list[Score | None],
+    ) -> None:
+        """Call a quick reward on the event loop, one group at a time and in short slices."""
+        async with self._turn:
+            began = time.perf_counter()
+            for i, cache_key in here:
+                if time.perf_counter() - began > SLICE_S:
+                    await asyncio.sleep(0)
+                    began = time.perf_counter()
+                remembered = self._cache.get(cache_key) if cache_key else None  # of the same text, just before
+                if remembered is not None:
+                    scores[i] = replace(remembered, seconds=0.0)
+                    continue
+                if served.inline is None:
+                    ((scores[i],),) = await asyncio.gather(self._submit(served, [samples[i]], keys))
+                    continue
+                cpu_s = time.thread_time()
+                call = Call(0, served.number, [for_reward(samples[i])], False, keys, self._settings.value_required, 0)
+                (score,) = compute(served.inline, call)
+                scores[i] = score
+                if cache_key:
+                    self._cache.put(cache_key, score)
+                if time.thread_time() - cpu_s > SLOW_INLINE_S:
+                    logger.warning(
+                        "reward %s took %.0f ms where it may run on the event loop; it runs in a worker from now on",
+                        served.resolved.name,
+                        score.seconds * 1000,
+                    )
+                    served.inline = None
 
 
-async def _stop(workers: list[Worker]) -> None:
-    await asyncio.gather(*(worker.stop() for worker in workers))
-
-
-def _raised(error: BaseException) -> str:
-    return f"the reward raised {last_line(error)}"
+def _chars(sample: Sample) -> int:
+    label = sample.label
+    return len(sample.response) + (len(label) if isinstance(label, str) else 0)

@@ -1,7 +1,7 @@
-"""The worker's side: a small process that makes one reward and scores one sample at a time.
+"""The worker's side: a small process that makes rewards and calls them.
 
-Started by `slimrl.scoring.workers` as `python -m slimrl.scoring.worker_process FD PARENT_PID`. It imports slimrl
-and the reward, nothing else, and dies with its parent.
+Started by `slimrl.scoring.process` as `python -m slimrl.scoring.worker_process CHANNEL_FD MARK_FD PARENT_PID`. It
+imports slimrl and the rewards, nothing else, and dies with its parent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import BinaryIO, Final, cast
 
 from slimrl.errors import PluginError, SlimrlError
@@ -24,57 +25,81 @@ from slimrl.protocols import Reward
 from slimrl.registry import Registry, is_async_callable, load
 from slimrl.registry.discover import Catalogue, last_line
 from slimrl.registry.resolve import Resolved
-from slimrl.scoring.outcome import failed, to_score
-from slimrl.scoring.wire import HEADER, WorkerSpec, encode_score, frame
-from slimrl.types import Sample, Score
+from slimrl.scoring.calling import compute
+from slimrl.scoring.wire import COMPUTE, HEADER, RewardSpec, WorkerSpec, decode_call, encode_reply, frame
+from slimrl.traits import traits_of
 
 PR_SET_PDEATHSIG: Final = 1
 
 
-def main(fd: int, parent_pid: int) -> None:
-    """Serve one scorer over the socket `fd` until it closes."""
+def main(channel_fd: int, mark_fd: int, parent_pid: int) -> None:
+    """Serve one scorer over the socket `channel_fd` until it closes."""
     die_with_parent(parent_pid)
     os.dup2(2, 1)  # what a reward prints belongs to the log
-    with socket.socket(fileno=fd) as channel, channel.makefile("rwb") as stream:
-        serve(cast(BinaryIO, stream))
+    with socket.socket(fileno=channel_fd) as channel:
+        # Unbuffered reads until the way of serving is known: what follows may be for another reader.
+        with channel.makefile("rwb", buffering=0) as raw:
+            stream = cast(BinaryIO, raw)
+            rewards = introduce(stream)
+            mode = read_frame(stream) if rewards is not None else None
+        if rewards is None or mode is None:
+            return
+        if mode == COMPUTE:
+            with channel.makefile("rwb") as buffered:
+                serve(cast(BinaryIO, buffered), rewards)
+        else:
+            from slimrl.scoring.worker_loop import serve_at_once
+
+            serve_at_once(channel, mark_fd, rewards)
 
 
-def serve(stream: BinaryIO) -> None:
-    """Make the reward, then answer one sample after the other."""
+def introduce(stream: BinaryIO) -> dict[int, Reward] | None:
+    """Make the rewards and say what they are; None when that failed and was said."""
     sys.path[:] = json.loads(read_frame(stream) or b"[]")
     try:
         # S301: the frames come from the process that started this one, over a socket nobody else can reach.
         spec: WorkerSpec = pickle.loads(read_frame(stream) or b"")  # noqa: S301
-        reward = make_reward(spec)
-    except Exception as error:  # whatever the reward's module or factory raised is the scorer's to report
+        rewards = make_rewards(spec)
+    except (Exception, SystemExit) as error:  # whatever a reward's module or factory raised is the scorer's to report
         reason = str(error) if isinstance(error, SlimrlError) else last_line(error)
         write_frame(stream, json.dumps({"problem": reason}).encode())
-        return
-    write_frame(stream, json.dumps({"is_async": is_async_callable(reward)}).encode())
-    if spec.memory_limit_bytes is not None and sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_DATA, (spec.memory_limit_bytes, spec.memory_limit_bytes))
-    while (payload := read_frame(stream)) is not None:
-        write_frame(stream, encode_score(score_one(reward, payload, spec.reward_key)))
+        return None
+    made = {number: (is_async_callable(reward), asdict(traits_of(reward))) for number, reward in rewards.items()}
+    write_frame(stream, json.dumps({"made": made}).encode())
+    limit_memory(spec.memory_limit_bytes)
+    return rewards
 
 
-def make_reward(spec: WorkerSpec) -> Reward:
-    """The reward, from the sources the scorer saw; PluginError otherwise."""
-    registry = load([spec.entry_point]) if spec.entry_point else Registry(Catalogue((), (), ()))
-    resolved: Resolved = registry.resolve("reward", spec.reference)
-    if resolved.file_hash != spec.file_hash:
-        raise PluginError(f"reward {spec.reference!r} has changed on disk since the run started; restart the run")
+def make_rewards(spec: WorkerSpec) -> dict[int, Reward]:
+    """The rewards by their numbers, from the sources the scorer saw; PluginError otherwise."""
+    entry_points = sorted({reward.entry_point for reward in spec.rewards.values() if reward.entry_point})
+    registry = load(entry_points, warn=False) if entry_points else Registry(Catalogue((), (), ()))
+    return {number: make_reward(registry, reward, spec) for number, reward in spec.rewards.items()}
+
+
+def make_reward(registry: Registry, reward: RewardSpec, spec: WorkerSpec) -> Reward:
+    """One reward; PluginError when its source is not the one that the scorer saw."""
+    resolved: Resolved = registry.resolve("reward", reward.reference, group=reward.is_group)
+    if resolved.file_hash != reward.file_hash:
+        raise PluginError(f"reward {reward.reference!r} has changed on disk since the run started; restart the run")
     return cast(Reward, resolved.make(spec.options))
 
 
-def score_one(reward: Reward, payload: bytes, reward_key: str | None) -> Score:
-    """Call a plain reward on a pickled sample; whatever happens is an outcome."""
-    started = time.perf_counter()
-    try:
-        sample: Sample = pickle.loads(payload)  # noqa: S301  # as above
-        score = to_score(reward(sample), reward_key)
-    except (Exception, SystemExit) as error:  # a plugin's edge
-        score = failed(f"the reward raised {last_line(error)}")
-    return replace(score, seconds=time.perf_counter() - started)
+def limit_memory(limit_bytes: int | None) -> None:
+    """Bound what this process may allocate from now on: past it an allocation fails, which is a MemoryError.
+
+    RLIMIT_DATA and not RLIMIT_AS: it counts what is allocated (heap and private mappings that can be written), not
+    address space that is only reserved. Threads and CUDA reserve gigabytes that they never touch.
+    """
+    if limit_bytes is not None and sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
+def serve(stream: BinaryIO, rewards: Mapping[int, Reward]) -> None:
+    """Answer one call after the other; an answer is out before the next call begins."""
+    while (payload := read_frame(stream)) is not None:
+        call = decode_call(payload)
+        write_frame(stream, encode_reply(call.id, compute(rewards[call.reward], call)))
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -95,17 +120,28 @@ def die_with_parent(parent_pid: int) -> None:
 
 def read_frame(stream: BinaryIO) -> bytes | None:
     """The next payload, or None at the end of the stream."""
-    header = stream.read(HEADER.size)
-    if len(header) < HEADER.size:
-        return None
-    return stream.read(HEADER.unpack(header)[0])
+    header = _read(stream, HEADER.size)
+    return None if header is None else _read(stream, HEADER.unpack(header)[0])
+
+
+def _read(stream: BinaryIO, count: int) -> bytes | None:
+    chunks = []
+    while count:
+        chunk = stream.read(count)
+        if not chunk:
+            return None
+        chunks.append(chunk)
+        count -= len(chunk)
+    return b"".join(chunks)
 
 
 def write_frame(stream: BinaryIO, payload: bytes) -> None:
     """Send a payload at once."""
-    stream.write(frame(payload))
+    left = memoryview(frame(payload))
+    while left:
+        left = left[stream.write(left) :]
     stream.flush()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -277,7 +277,7 @@ def test_a_plugins_options_reach_its_worker(install) -> None:
     assert asyncio.run(go()) == 7.0
 
 
-def test_async_rewards_wait_together_on_the_loop(rewards: Path) -> None:
+def test_async_rewards_wait_together(rewards: Path) -> None:
     started = time.perf_counter()
     found = scores(rewards, ["0.2"] * 20, "later", timeout_s=2.0)
     assert {score.value for score in found} == {0.25}
@@ -294,7 +294,7 @@ def test_an_async_reward_that_misbehaves_is_an_outcome(rewards: Path, response: 
     assert said in score.reason
 
 
-def test_an_async_reward_that_a_factory_makes_runs_on_the_loop(install) -> None:
+def test_an_async_reward_that_a_factory_makes_runs_in_a_process_of_its_own(install) -> None:
     source = (
         "import os\nfrom slimrl import hookimpl\ndef make(options):\n"
         "    async def judge(sample):\n        return os.getpid()\n    return judge\n"
@@ -309,7 +309,7 @@ def test_an_async_reward_that_a_factory_makes_runs_on_the_loop(install) -> None:
             await scorer.score(Group(0, [judged]))
             return judged.value
 
-    assert asyncio.run(go()) == os.getpid()
+    assert asyncio.run(go()) not in (None, os.getpid())
 
 
 def test_a_reward_that_changed_on_disk_is_refused(rewards: Path) -> None:
@@ -334,7 +334,7 @@ def test_no_worker_outlives_its_scorer(rewards: Path) -> None:
         return {child.pid for child in psutil.Process().children()}
 
     during = run(rewards, test, num_workers=2, timeout_s=60.0)
-    assert len(during - before) == 2
+    assert 2 <= len(during - before) <= 3  # one is spare, and may still be starting
     assert {child.pid for child in psutil.Process().children()} <= before
 
 
