@@ -108,7 +108,7 @@ def open_run(config: Config, start: Start, plugins: PluginSet, origins: Origins)
         )
     run.create()
     run.forget_from(start.step)
-    write_atomically(run.config, to_toml(config, origins))
+    write_atomically(run.config, to_toml(config, origins, plugins.options.of_plugins()))
     write_atomically(run.plugins_lock, json.dumps(plugins.lock(), indent=1) + "\n")
     run.event("start", step=start.step, checkpoint=start.checkpoint, plugins=plugins.fingerprint)
     return run

@@ -6,10 +6,12 @@ import json
 import sys
 from collections.abc import Sequence
 
+from slimrl.cli.plugin_flags import take_plugin_flags
 from slimrl.config.explain import Explained, explain
 from slimrl.config.flags import parse
 from slimrl.config.resolve import resolve
 from slimrl.errors import UsageError
+from slimrl.registry import load
 
 SWITCHES = {"json": "Print JSON instead of a table."}
 
@@ -24,13 +26,15 @@ def main(argv: Sequence[str]) -> int:
             raise UsageError("usage: slimrl config explain [KEY] [--config FILE.toml] [--json] [FLAGS of train]")
     words = words[1:]
     key = words.pop(0) if words and not words[0].startswith("-") else None
+    selection, words = take_plugin_flags(words)
     parsed = parse(
         words,
         prog="slimrl config explain [KEY]",
         description="Show each setting, its value and where that came from.",
         switches=SWITCHES,
+        extra=load(selection=selection).catalogue.option_types,
     )
-    rows = explain(*resolve(parsed.config, parsed.origins), key)
+    rows = explain(*resolve(parsed.config, parsed.origins), key, parsed.plugin_options)
     if "json" in parsed.switches:
         document = rows[0].as_dict() if key else [row.as_dict() for row in rows]
         sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
 from slimrl.cli.main import EXIT_INTERRUPTED
+from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, take_plugin_flags
 from slimrl.config import Config
 from slimrl.config.check import check, eval_sets
 from slimrl.config.flags import Origins, parse
@@ -19,7 +20,7 @@ from slimrl.config.resolve import resolve
 from slimrl.data.prompts import PromptKeys, count_prompts
 from slimrl.errors import ConfigError, UsageError
 from slimrl.megatron.shape import check_model_flags
-from slimrl.registry import Options, PluginReferences, PluginSet, resolve_all
+from slimrl.registry import Options, PluginReferences, PluginSelection, PluginSet, Registry, load, resolve_all
 
 T = TypeVar("T")
 
@@ -58,11 +59,22 @@ def main(argv: Sequence[str]) -> int:
 
 def prepare(argv: Sequence[str]) -> Prepared:
     """Parse and check a command line; raises ConfigError with the problems of all checks together."""
-    parsed = parse(argv, description="Train a model with a reward.", switches=SWITCHES)
+    selection, words = take_plugin_flags(argv)
+    registry = load(selection=selection)
+    parsed = parse(
+        words,
+        description=f"Train a model with a reward. {PLUGIN_FLAGS_HELP}",
+        switches=SWITCHES,
+        extra=registry.catalogue.option_types,
+    )
     problems = check(parsed.config)
     num_prompts = _count_rows(parsed.config, problems)
     config, origins = resolve(parsed.config, parsed.origins, num_prompts=num_prompts)
-    plugins = _attempt(lambda: _resolve_plugins(config), problems) if _has_reward(config) else None
+    plugins = (
+        _attempt(lambda: _resolve_plugins(config, parsed.plugin_options, selection, registry), problems)
+        if _has_reward(config)
+        else None
+    )
     if config.ckpt.hf_checkpoint is not None and (config.ckpt.hf_checkpoint / "config.json").exists():
         folder = config.ckpt.hf_checkpoint
         model = _attempt(lambda: open_hf_folder(folder, "--hf-checkpoint"), [])  # `check` has reported it
@@ -96,9 +108,12 @@ def _has_reward(config: Config) -> bool:
     return config.rollout.rm_type is not None or config.rollout.custom_rm_path is not None
 
 
-def _resolve_plugins(config: Config) -> PluginSet:
-    options = Options(getattr(config, field.name) for field in fields(config))
-    return resolve_all(PluginReferences.from_config(config.rollout, config.grpo), options)
+def _resolve_plugins(
+    config: Config, plugin_options: Sequence[object], selection: PluginSelection, registry: Registry
+) -> PluginSet:
+    options = Options([*(getattr(config, field.name) for field in fields(config)), *plugin_options])
+    references = replace(PluginReferences.from_config(config.rollout, config.grpo), selection=selection)
+    return resolve_all(references, options, registry=registry)
 
 
 def _attempt(action: Callable[[], T], problems: list[str]) -> T | None:

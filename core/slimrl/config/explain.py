@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,15 @@ class Explained:
         return asdict(self)
 
 
-def explain(config: Config, origins: Mapping[str, str], key: str | None = None) -> list[Explained]:
-    """All settings in order, or the one that `key` names (spelt as a flag or as a key); raises ConfigError."""
-    table, values = settings(), flatten(config)
+def explain(
+    config: Config, origins: Mapping[str, str], key: str | None = None, options: Sequence[object] = ()
+) -> list[Explained]:
+    """All settings in order, or the one that `key` names (spelt as a flag or as a key); raises ConfigError.
+
+    `options` are instances of the plugins' dataclasses, whose settings come last.
+    """
+    table = settings([type(instance) for instance in options])
+    values = flatten(config, options)
     if key is not None:
         name = key.removeprefix("--").replace("-", "_")
         if name not in table:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from slimrl.config import Config
-from slimrl.config.settings import Setting, build, categories, did_you_mean, settings
+from slimrl.config.plugin_options import table_of
+from slimrl.config.settings import Setting, build, build_options, categories, did_you_mean, settings
 from slimrl.config.toml import read_toml
 from slimrl.errors import ConfigError
 
@@ -54,6 +55,8 @@ class Parsed:
     origins: Origins
     switches: frozenset[str] = frozenset()
     """Which of the command's own switches were given."""
+    plugin_options: tuple[object, ...] = ()
+    """An instance of each of the plugins' dataclasses."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,22 @@ class Given:
 
 
 def parse(
-    argv: Sequence[str], *, prog: str = "slimrl train", description: str = "", switches: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    prog: str = "slimrl train",
+    description: str = "",
+    switches: Mapping[str, str] | None = None,
+    extra: Sequence[type] = (),
 ) -> Parsed:
     """Read flags and the file they name; `--help` prints the help and exits.
 
-    `switches` are the command's own flags without a value, with their help. Raises ConfigError listing every
-    unknown flag, unknown key and value of a wrong type.
+    `switches` are the command's own flags without a value, with their help; `extra` are the option dataclasses of
+    plugins, each a table of the file and a group of flags. Raises ConfigError listing every unknown flag, unknown
+    key and value of a wrong type.
     """
-    table, own = settings(), dict(switches or {})
+    table, own = settings(extra), dict(switches or {})
     if "--help" in argv or "-h" in argv:
-        _print_help(prog, description, table, own)
+        _print_help(prog, description, table, own, extra)
     problems: list[str] = []
     from_flags: dict[str, Any] = {}
     given_switches: set[str] = set()
@@ -100,16 +109,43 @@ def parse(
             problems.append(_unknown(given.typed, [*table, "config", *own]))
         else:
             value = _value(given, setting, problems)
-            from_flags[setting.name] = value
+            before = from_flags.get(setting.name) if setting.repeats else None
+            from_flags[setting.name] = before + value if before and value else value
     from_file = read_toml(config_file, table, problems) if config_file else {}
     if problems:
         raise ConfigError(problems)
     origins = dict.fromkeys(table, "default") | dict.fromkeys(from_file, f"file {config_file}")
+    values = {**from_file, **from_flags}
     return Parsed(
-        config=build({**from_file, **from_flags}),
+        config=build(values),
         origins=origins | dict.fromkeys(from_flags, "flag"),
         switches=frozenset(given_switches),
+        plugin_options=build_options(extra, values),
     )
+
+
+def take_option_flags(argv: Sequence[str], extra: Sequence[type]) -> tuple[tuple[object, ...], list[str]]:
+    """The options of plugins that a command line gives, and the other words: for commands without settings.
+
+    Raises ConfigError listing every value of a wrong type.
+    """
+    table = {s.name: s for s in settings(extra).values() if s.category in {table_of(kind) for kind in extra}}
+    words, rest = list(argv), []
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    while words:
+        word = words.pop(0)
+        end = next((i for i, later in enumerate(words) if later.startswith("--")), len(words))
+        given = next(_split([word, *words[:end]], []), None) if word.startswith("--") else None
+        setting = _setting(given, table) if given else None
+        if given and setting:
+            values[setting.name] = _value(given, setting, problems)
+            del words[:end]
+        else:
+            rest.append(word)
+    if problems:
+        raise ConfigError(problems)
+    return build_options(extra, values), rest
 
 
 def _split(argv: Sequence[str], problems: list[str]) -> Iterator[Given]:
@@ -179,7 +215,9 @@ def _hint(setting: Setting) -> str:
     return f"(default: {value})"
 
 
-def _print_help(prog: str, description: str, table: Mapping[str, Setting], own: Mapping[str, str]) -> None:
+def _print_help(
+    prog: str, description: str, table: Mapping[str, Setting], own: Mapping[str, str], extra: Sequence[type]
+) -> None:
     """Print every flag, grouped by category, and exit."""
     import tyro
 
@@ -194,7 +232,7 @@ def _print_help(prog: str, description: str, table: Mapping[str, Setting], own: 
         hint = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=text, help_behavior_hint="")]
         command.append((name.replace("-", "_"), hint, field(default=False)))
     groups = [("command", make_dataclass("Command", command))]
-    for category, kind in categories().items():
+    for category, kind in (*categories().items(), *((table_of(kind), kind) for kind in extra)):
         entries = [(s.name, _annotated(s), field(default=s.default)) for s in table.values() if s.category == category]
         groups.append((category, make_dataclass(kind.__name__, entries, namespace={"__doc__": kind.__doc__})))
     everything = make_dataclass("Flags", [(name, kind, field(default_factory=kind)) for name, kind in groups])

@@ -7,12 +7,14 @@ import difflib
 import inspect
 import textwrap
 import types
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from slimrl.config import Config
+from slimrl.config.plugin_options import table_of
+from slimrl.errors import ConfigError
 
 NOUNS: Mapping[type, tuple[str, str]] = {
     bool: ("true or false", ""),
@@ -34,6 +36,8 @@ class Setting:
     default: Any
     """The field's default: a value of whatever type the hint says."""
     help: str
+    repeats: bool = False
+    """A list whose flag may be given several times, each adding to it; any other flag counts as it came last."""
 
     @property
     def flag(self) -> str:
@@ -65,14 +69,20 @@ class Setting:
         return NOUNS[self.item][1] if self.item else NOUNS[self.base][0]
 
 
-def settings() -> dict[str, Setting]:
-    """Every setting by name, in the order of the dataclasses."""
+def settings(extra: Sequence[type] = ()) -> dict[str, Setting]:
+    """Every setting by name, in the order of the dataclasses; `extra` are those of plugins."""
     table: dict[str, Setting] = {}
-    for category, kind in categories().items():
+    for category, kind in (*categories().items(), *((table_of(kind), kind) for kind in extra)):
         hints, helps = get_type_hints(kind), field_docs(kind)
         for field in fields(kind):
-            assert field.name not in table, f"two settings are called {field.name}"
-            table[field.name] = Setting(field.name, category, hints[field.name], field.default, helps[field.name])
+            if field.name in table:  # the registry has refused such a plugin already, naming both
+                raise ConfigError(
+                    f"two settings are called {field.name}, in [{table[field.name].category}] and [{category}]"
+                )
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            table[field.name] = Setting(
+                field.name, category, hints[field.name], default, helps.get(field.name, ""), "repeats" in field.metadata
+            )
     return table
 
 
@@ -91,21 +101,48 @@ def build(values: Mapping[str, Any]) -> Config:
     return Config(**groups)
 
 
-def flatten(config: Config) -> dict[str, Any]:
-    """Every value by setting name."""
-    groups = [getattr(config, field.name) for field in fields(config)]
+def build_options(extra: Sequence[type], values: Mapping[str, Any]) -> tuple[object, ...]:
+    """The option dataclasses of plugins from values by setting name; ConfigError with what they refuse."""
+    made: list[object] = []
+    problems: list[str] = []
+    for kind in extra:
+        given = {field.name: values[field.name] for field in fields(kind) if field.name in values}
+        try:
+            made.append(kind(**given))
+        except Exception as error:  # a plugin's edge: a __post_init__ may check values
+            problems.append(f"[{table_of(kind)}]: {error or type(error).__name__}")
+    if problems:
+        raise ConfigError(problems)
+    return tuple(made)
+
+
+def flatten(config: Config, options: Sequence[object] = ()) -> dict[str, Any]:
+    """Every value by setting name; `options` are instances of plugins' dataclasses."""
+    groups = [*(getattr(config, field.name) for field in fields(config)), *options]
     return {field.name: getattr(group, field.name) for group in groups for field in fields(group)}
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """The string under each field of a dataclass, as one line."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    docs = {}
+    """The string under each field of a dataclass, as one line; none where a plugin's class has no source to read."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not is_dataclass(base):
+            continue
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        except (OSError, TypeError, SyntaxError):
+            continue
+        if isinstance(body, ast.ClassDef):
+            docs |= dict(_docs_in(body))
+    return docs
+
+
+def _docs_in(body: ast.ClassDef) -> Iterator[tuple[str, str]]:
     for field, below in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            docs[field.target.id] = " ".join(ast.literal_eval(below.value).split())
-    return docs
+            text = below.value
+            if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                yield field.target.id, " ".join(text.value.split())
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:

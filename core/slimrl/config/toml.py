@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,24 +92,29 @@ def _scalar(value: object, kind: type) -> Any:
     return value
 
 
-def to_toml(config: Config, origins: Mapping[str, str]) -> str:
-    """A file that parses back to `config`, with each value's origin as a comment.
+def to_toml(config: Config, origins: Mapping[str, str], options: Sequence[object] = ()) -> str:
+    """A file that parses back to `config` and to the plugins' `options`, with each value's origin as a comment.
 
     Derived and unset values are comments as a whole: reading the file derives them again, so that a flag given
-    over the file does not meet a stale one.
+    over the file does not meet a stale one. So are the defaults of plugins: the file can be read without a plugin
+    that nothing was said to.
     """
-    values = flatten(config)
+    values = flatten(config, options)
+    own = set(flatten(config))
+    table = settings([type(instance) for instance in options])
+    tables = {s.category for s in table.values() if s.name in own or origins.get(s.name, "default") != "default"}
     lines: list[str] = []
     category = ""
-    for setting in settings().values():
+    for setting in table.values():
         if setting.category != category:
             category = setting.category
-            lines += ["", f"[{category}]"] if lines else [f"[{category}]"]
+            heading = f"[{category}]" if category in tables else f"# [{category}]"
+            lines += ["", heading] if lines else [heading]
         value, origin = values[setting.name], _comment(origins.get(setting.name, "default"))
         if value is None:
             lines.append(f"# {setting.name} is unset")
-        elif origin == "derived":
-            lines.append(f"# {setting.name} = {_literal(value)}  # derived")
+        elif origin == "derived" or (origin == "default" and setting.name not in own):
+            lines.append(f"# {setting.name} = {_literal(value)}  # {origin}")
         else:
             lines.append(f"{setting.name} = {_literal(value)}  # {origin}")
     return "\n".join(lines) + "\n"
