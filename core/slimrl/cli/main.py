@@ -16,6 +16,7 @@ COMMANDS = {
     "config": "show every setting and where its value came from",
     "model": "fetch a small model to try things with",
     "serve": "serve a model over HTTP with the embedded engine",
+    "score": "score a file of responses with any reward",
 }
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130

@@ -102,7 +102,7 @@ def make(options: PluginOptions) -> Reward:
 
     @reward_traits(timeout_s=TIMEOUT_S)
     async def score(sample: Sample) -> RewardValue:
-        return await judge.ask(
+        answer: RewardValue = await judge.ask(
             {
                 "prompt": sample.prompt,
                 "response": sample.response,
@@ -110,6 +110,7 @@ def make(options: PluginOptions) -> Reward:
                 "metadata": sample.metadata,
             }
         )
+        return answer
 
     return score
 
