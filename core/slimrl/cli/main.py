@@ -14,6 +14,8 @@ from slimrl.errors import SlimrlError, UsageError
 COMMANDS = {
     "train": "train a model with a reward",
     "config": "show every setting and where its value came from",
+    "check": "run the conformance checks of a plugin",
+    "new": "write a plugin distribution to start from",
     "model": "fetch a small model to try things with",
     "serve": "serve a model over HTTP with the embedded engine",
     "score": "score a file of responses with any reward",

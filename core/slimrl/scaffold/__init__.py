@@ -1,0 +1,1 @@
+"""New plugin distributions: what `slimrl new` writes."""
