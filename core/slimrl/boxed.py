@@ -2,6 +2,11 @@ r"""The last \boxed{...} of a reply: where models that do mathematics put their 
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+BRACE: Final = re.compile("[{}]")
+
 
 def last_boxed(text: str, *, fbox: bool = False) -> str | None:
     r"""Content of the last `\boxed{...}`, braces matched; None where there is none. Time is linear in the text.
@@ -18,17 +23,8 @@ def last_boxed(text: str, *, fbox: bool = False) -> str | None:
     if start < 0 or not text.startswith("{", opening):
         return None
     depth = 0
-    position = opening
-    while position >= 0:
-        depth += 1 if text[position] == "{" else -1
+    for brace in BRACE.finditer(text, opening):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return text[opening + 1 : position]
-        position = _next_brace(text, position + 1)
+            return text[opening + 1 : brace.start()]
     return None
-
-
-def _next_brace(text: str, start: int) -> int:
-    opening, closing = text.find("{", start), text.find("}", start)
-    if closing < 0:
-        return -1  # nothing can be closed any more
-    return closing if opening < 0 else min(opening, closing)
