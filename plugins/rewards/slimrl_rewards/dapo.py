@@ -108,8 +108,8 @@ def truth_of(label: str) -> str:
         number = float(text)
         if not math.isfinite(number):
             raise ValueError
-        # A larger float is no longer the integer that is written.
-        return str(int(number if abs(number) <= MAX_EXACT_FLOAT else Decimal(text)))
+        # A larger float may not be the integer that is written.
+        return str(int(number if abs(number) < MAX_EXACT_FLOAT else Decimal(text)))
     except ValueError:
         raise RewardError(f"dapo: the label must be a finite number, not {label!r:.100}") from None
 

@@ -91,9 +91,8 @@ def _choices(choices: Any) -> list[str]:  # Any: see read_question
 
 
 def _correct_letter(label: Any, named: Any, letters: list[str], choices: list[str]) -> str | None:  # Any: as above
-    if isinstance(label, int) or (isinstance(label, float) and label.is_integer()):
-        if 0 <= label < len(letters):
-            return letters[int(label)]
+    if isinstance(label, int | float) and label in range(len(letters)):  # no fraction and no nan is in a range
+        return letters[int(label)]
     if isinstance(named, str) and named.strip():
         return named.strip().upper()
     if not isinstance(label, str):
