@@ -74,7 +74,10 @@ def print_help(usage: str, about: str, kind: type, more: Sequence[type] = ()) ->
 
 def _settings(kind: type) -> Iterator[Setting]:
     hints: Mapping[str, Any] = get_type_hints(kind)
-    helps = field_docs(kind)
+    try:
+        helps = field_docs(kind)
+    except (OSError, TypeError):  # a plugin's dataclass without a source
+        helps = {}
     for field in fields(kind):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         yield Setting(field.name, kind.__name__, hints[field.name], default, helps.get(field.name, ""))
