@@ -16,6 +16,7 @@ COMMANDS = {
     "config": "show every setting and where its value came from",
     "check": "run the conformance checks of a plugin",
     "new": "write a plugin distribution to start from",
+    "plugins": "list the installed plugins, or tell everything of one",
     "model": "fetch a small model to try things with",
     "serve": "serve a model over HTTP with the embedded engine",
     "score": "score a file of responses with any reward",

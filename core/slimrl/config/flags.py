@@ -124,30 +124,6 @@ def parse(
     )
 
 
-def take_option_flags(argv: Sequence[str], extra: Sequence[type]) -> tuple[tuple[object, ...], list[str]]:
-    """The options of plugins that a command line gives, and the other words: for commands without settings.
-
-    Raises ConfigError listing every value of a wrong type.
-    """
-    table = {s.name: s for s in settings(extra).values() if s.category in {table_of(kind) for kind in extra}}
-    words, rest = list(argv), []
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    while words:
-        word = words.pop(0)
-        end = next((i for i, later in enumerate(words) if later.startswith("--")), len(words))
-        given = next(_split([word, *words[:end]], []), None) if word.startswith("--") else None
-        setting = _setting(given, table) if given else None
-        if given and setting:
-            values[setting.name] = _value(given, setting, problems)
-            del words[:end]
-        else:
-            rest.append(word)
-    if problems:
-        raise ConfigError(problems)
-    return build_options(extra, values), rest
-
-
 def _split(argv: Sequence[str], problems: list[str]) -> Iterator[Given]:
     """Each flag with the words up to the next one; a repeated flag comes again, so the last one counts."""
     words = list(argv)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from slimrl.boxed import last_boxed
 from slimrl.protocols import Factory, PluginOptions
@@ -41,7 +41,9 @@ def _wrap(reward: Callable[[Any], Any], *, is_group: bool) -> Callable[[Any], An
     def reward_sync(given: Any) -> Any:
         return reward(show(given))
 
-    return reward_async if is_async_callable(reward) else reward_sync
+    wrapper: Any = reward_async if is_async_callable(reward) else reward_sync
+    wrapper.__wrapped__ = reward  # its signature is the one to show
+    return cast(Callable[[Any], Any], wrapper)
 
 
 def _show(sample: Sample) -> Sample:

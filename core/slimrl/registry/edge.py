@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def importing(what: str) -> Iterator[None]:
 def last_line(error: BaseException) -> str:
     """The last line of a traceback and where it was raised."""
     message = traceback.format_exception_only(error)[-1].strip()
-    machinery = ("<frozen", str(importlib.__file__))
+    machinery = ("<frozen", str(Path(importlib.__file__).parent))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(machinery)]
     if not frames or isinstance(error, SyntaxError):
         return message

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slimrl.errors import PluginError
+from slimrl.errors import PluginError, SlimrlError
 from slimrl.protocols import PluginOptions
 from slimrl.registry.adapt import Shape, adapt
 from slimrl.registry.boxed import PREFIX, boxed, without_prefix
@@ -51,6 +51,10 @@ class Resolved:
     is_group: bool
     """Whether a reward named by path is called with a whole group; what a factory makes says so itself (traits)."""
     factory: Callable[[PluginOptions], Any]  # what it makes depends on the kind
+    module: str = ""
+    """The module that `file` is, as this process knows it."""
+    target: Any = None  # whatever a path names
+    """The function itself, where a path names one."""
 
     def make(self, options: PluginOptions) -> Any:  # see factory
         """The plugin itself; PluginError when its factory fails."""
@@ -58,7 +62,8 @@ class Resolved:
             return self.factory(options)
         except Exception as error:
             noun = KINDS[self.kind].noun
-            raise PluginError(f"{noun} {self.reference!r} cannot be made: {last_line(error)}") from error
+            reason = str(error) if isinstance(error, SlimrlError) else last_line(error)
+            raise PluginError(f"{noun} {self.reference!r} cannot be made: {reason}") from error
 
     def lock_row(self) -> dict[str, object]:
         """Its entry in plugins.lock, as JSON values."""
@@ -124,40 +129,42 @@ class Registry:
         if len(found) > 1:
             raise PluginError(conflict(kind, name, found, prefix))
         offer = found[0]
-        file, file_hash = _sources(offer)
+        module, file_hash = _sources(offer)
         return Resolved(
             kind=kind,
             reference=f"{offer.origin.distribution}/{prefix}{offer.name}",
             name=f"{prefix}{offer.name}",
             distribution=offer.origin.distribution,
             version=offer.origin.version,
-            file=file,
+            file=_file(module),
             file_hash=file_hash,
             shape="factory",
             is_async=None,
             entry_point=offer.origin.entry_point,
             is_group=False,
             factory=boxed(offer.factory) if prefix else offer.factory,
+            module=module.__name__,
         )
 
     def _by_path(self, kind: Kind, reference: str, group: bool) -> Resolved:
         reference = absolute(reference)
         module, target = load_target(reference, KINDS[kind].noun)
         adapted = adapt(kind, target, reference, group=group)
-        file, file_hash = _source(module)
         return Resolved(
             kind=kind,
             reference=reference,
             name=reference.rpartition(":" if ":" in reference else ".")[2],
             distribution=None,
             version=None,
-            file=file,
-            file_hash=file_hash,
+            file=_file(module),
+            file_hash=_hash(module),
             shape=adapted.shape,
             is_async=adapted.is_async,
             entry_point=None,
             is_group=kind == "reward" and (group or traits_of(target).group),
             factory=adapted.bind,
+            module=module.__name__,
+            target=target,
         )
 
 
@@ -179,22 +186,22 @@ def load(
     return Registry(catalogue)
 
 
-def _sources(offer: Offer) -> tuple[Path | None, str]:
-    """The file of an offer's factory, and a hash of its source and of the module that offers it."""
+def _sources(offer: Offer) -> tuple[ModuleType, str]:
+    """The module of an offer's factory, and a hash of its source and of the module that offers it."""
     function: Any = offer.factory
     while isinstance(function, functools.partial):
         function = function.func
     origin = sys.modules[offer.origin.module]
-    file, file_hash = _source(sys.modules.get(getattr(function, "__module__", None) or "", origin))
-    origin_file, origin_hash = _source(origin)
-    if file_hash == origin_hash:
-        return file, file_hash
-    return file or origin_file, hashlib.sha256(f"{file_hash} {origin_hash}".encode()).hexdigest()
+    module = sys.modules.get(getattr(function, "__module__", None) or "", origin)
+    hashes = dict.fromkeys((_hash(module), _hash(origin)))  # one and the same where they share a package
+    return module, "".join(hashes) if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
-def _source(module: ModuleType) -> tuple[Path | None, str]:
+def _file(module: ModuleType) -> Path | None:
     file = getattr(module, "__file__", None)
-    if file is None or not Path(file).is_file():
-        return None, ""
-    path = Path(file).resolve()
-    return path, source_hash(path, is_in_package=bool(module.__package__))
+    return Path(file).resolve() if file is not None and Path(file).is_file() else None
+
+
+def _hash(module: ModuleType) -> str:
+    file = _file(module)
+    return "" if file is None else source_hash(file, is_in_package=bool(module.__package__))

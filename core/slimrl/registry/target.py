@@ -31,18 +31,20 @@ def absolute(reference: str) -> str:
 
 def load_target(reference: str, noun: str) -> tuple[ModuleType, Any]:  # Any: whatever the user's module holds
     """The module and the object that `pkg.mod:attr`, `pkg.mod.attr` or `path/to/file.py:attr` names."""
-    if is_file_reference(reference):
-        path, _, attribute = reference.rpartition(":")
-        module = _import_file(Path(path), reference, noun)
-    else:
-        separator = ":" if ":" in reference else "."
-        name, _, attribute = reference.rpartition(separator)
-        module = _import_module(name, reference, noun)
+    separator = ":" if ":" in reference else "."
+    name, _, attribute = reference.rpartition(separator)
+    if not name or not attribute:
+        raise PluginError(f"{noun} {reference!r} is incomplete; write pkg.mod:attr or path/to/file.py:attr")
+    is_file = is_file_reference(reference)
+    module = _import_file(Path(name), reference, noun) if is_file else _import_module(name, reference, noun)
     target: Any = module
     for part in attribute.split("."):
-        if not hasattr(target, part):
-            raise PluginError(_no_attribute(module, part, reference, noun))
-        target = getattr(target, part)
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            raise PluginError(_no_attribute(module, part, reference, noun)) from None
+        except Exception as error:  # a module's own __getattr__, which may import
+            raise PluginError(f"{noun} {reference!r}: {last_line(error)}") from error
     return module, target
 
 
