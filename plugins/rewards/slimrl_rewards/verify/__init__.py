@@ -1,0 +1,1 @@
+"""Reading answers as mathematics and telling whether two are equal; the parts of the reward `math_verify`."""
