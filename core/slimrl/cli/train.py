@@ -5,22 +5,24 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
 from slimrl.cli.main import EXIT_INTERRUPTED
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, take_plugin_flags
-from slimrl.config import Config
-from slimrl.config.check import check, eval_sets
+from slimrl.config import Config, RolloutConfig
+from slimrl.config.check import check
+from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins, parse
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.plan import Plan, format_plan, make_plan
 from slimrl.config.resolve import resolve
-from slimrl.data.prompts import PromptKeys, count_prompts
+from slimrl.data.prompts import PromptKeys, PromptScan, scan_prompts
 from slimrl.errors import ConfigError, UsageError
 from slimrl.megatron.shape import check_model_flags
 from slimrl.registry import Options, PluginReferences, PluginSelection, PluginSet, Registry, load, resolve_all
+from slimrl.registry.rewards import SetReference
 
 T = TypeVar("T")
 
@@ -68,13 +70,18 @@ def prepare(argv: Sequence[str]) -> Prepared:
         extra=registry.catalogue.option_types,
     )
     problems = check(parsed.config)
-    num_prompts = _count_rows(parsed.config, problems)
+    rows = _read_rows(parsed.config, problems)
+    num_prompts = rows.num_prompts
     config, origins = resolve(parsed.config, parsed.origins, num_prompts=num_prompts)
-    plugins = (
-        _attempt(lambda: _resolve_plugins(config, parsed.plugin_options, selection, registry), problems)
-        if _has_reward(config)
-        else None
-    )
+    plugins = None
+    missing = _without_reward(config.rollout, rows)
+    if missing is None:
+        plugins = _attempt(lambda: _resolve_plugins(config, rows, parsed.plugin_options, selection, registry), problems)
+        problems += (
+            [f"{rows.rm_types[name]}: {said}" for name, said in plugins.rewards.unknown.items()] if plugins else []
+        )
+    else:
+        problems.append(missing)
     if config.ckpt.hf_checkpoint is not None and (config.ckpt.hf_checkpoint / "config.json").exists():
         folder = config.ckpt.hf_checkpoint
         model = _attempt(lambda: open_hf_folder(folder, "--hf-checkpoint"), [])  # `check` has reported it
@@ -86,33 +93,72 @@ def prepare(argv: Sequence[str]) -> Prepared:
     return Prepared(config, plan, plugins, origins, is_dry_run="dry-run" in parsed.switches)
 
 
-def _count_rows(config: Config, problems: list[str]) -> int | None:
-    """Read every prompt file, those of the evaluation too; the number of training prompts."""
-    rollout, held_out = config.rollout, config.eval
-    keys = PromptKeys(rollout.input_key, rollout.label_key, rollout.metadata_key)
-    eval_keys = PromptKeys(
-        held_out.eval_input_key or keys.input, held_out.eval_label_key or keys.label, rollout.metadata_key
-    )
-    for _, path in eval_sets(held_out):
-        _count(path, eval_keys, problems)
-    return _count(rollout.prompt_data, keys, problems) if rollout.prompt_data else None
+@dataclass
+class _Rows:
+    """What the prompt files hold."""
+
+    num_prompts: int | None = None
+    """Training prompts; None where the file could not be read."""
+    rm_types: dict[str, str] = field(default_factory=dict)
+    """The rewards that rows name, each with the first row that does."""
+    unnamed: str | None = None
+    """The first row that names none, where the set has no reward of its own."""
+
+    def add(self, scan: PromptScan) -> None:
+        self.rm_types = {**scan.rm_types, **self.rm_types}
+        self.unnamed = self.unnamed or scan.unnamed
 
 
-def _count(path: Path, keys: PromptKeys, problems: list[str]) -> int | None:
+def _read_rows(config: Config, problems: list[str]) -> _Rows:
+    """Read every prompt file, those of the evaluation too."""
+    rollout = config.rollout
+    rows = _Rows()
+    if rollout.prompt_data:
+        keys = PromptKeys(rollout.input_key, rollout.label_key, rollout.metadata_key)
+        scan = _scan(rollout.prompt_data, keys, problems)
+        if scan is not None:
+            rows.num_prompts = scan.count
+            rows.add(scan)
+    for dataset in eval_datasets(config.eval, []):
+        scan = _scan(dataset.path, PromptKeys(*dataset.keys(config.eval, rollout)), problems)
+        if scan is not None and dataset.reward is None:
+            rows.add(scan)
+    return rows
+
+
+def _scan(path: Path, keys: PromptKeys, problems: list[str]) -> PromptScan | None:
     if not path.is_file() or path.stat().st_size == 0:
         return None  # `check` has reported it
-    return _attempt(lambda: count_prompts(path, keys), problems)
+    return _attempt(lambda: scan_prompts(path, keys), problems)
 
 
-def _has_reward(config: Config) -> bool:
-    return config.rollout.rm_type is not None or config.rollout.custom_rm_path is not None
+def _without_reward(rollout: RolloutConfig, rows: _Rows) -> str | None:
+    """What is to be said where a row has no reward; None where each has one."""
+    if rollout.custom_rm_path or rollout.reward or (rollout.rm_type or "").strip():
+        return None
+    if not rows.rm_types:
+        return "a reward is required: --rm-type NAME, --reward NAME=WEIGHT or --custom-rm-path FILE.py:FUNCTION"
+    if rows.unnamed is None:
+        return None
+    return (
+        f"{rows.unnamed}: no reward: other rows name one (metadata.rm_type), this one does not; say what scores it "
+        "with --rm-type NAME"
+    )
 
 
 def _resolve_plugins(
-    config: Config, plugin_options: Sequence[object], selection: PluginSelection, registry: Registry
+    config: Config, rows: _Rows, plugin_options: Sequence[object], selection: PluginSelection, registry: Registry
 ) -> PluginSet:
     options = Options([*(getattr(config, field.name) for field in fields(config)), *plugin_options])
-    references = replace(PluginReferences.from_config(config.rollout, config.grpo), selection=selection)
+    sets = [
+        SetReference(dataset.name, dataset.reward, dataset.reward_key)
+        for dataset in eval_datasets(config.eval, [])
+        if dataset.reward or dataset.reward_key
+    ]
+    references = replace(
+        PluginReferences.from_config(config.rollout, config.grpo, rm_types=tuple(rows.rm_types), sets=sets),
+        selection=selection,
+    )
     return resolve_all(references, options, registry=registry)
 
 

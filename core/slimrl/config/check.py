@@ -9,6 +9,7 @@ from pathlib import Path
 
 from slimrl.config import Config, EvalConfig, OptimizerConfig, RolloutConfig
 from slimrl.config.batch import solve_batch
+from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
 from slimrl.config.ranges import check_ranges
 from slimrl.errors import CheckpointError, ConfigError
@@ -41,9 +42,8 @@ def check(config: Config) -> list[str]:
 
 
 def eval_sets(config: EvalConfig) -> list[tuple[str, Path]]:
-    """The evaluation sets as (name, path); a name without a path, which `check` reports, is left out."""
-    words = config.eval_prompt_data
-    return [(name, Path(path)) for name, path in zip(words[::2], words[1::2], strict=False)]
+    """The evaluation sets as (name, path); what is wrong with one, which `check` reports, is left out."""
+    return [(dataset.name, dataset.path) for dataset in eval_datasets(config, [])]
 
 
 def _required(config: Config) -> Iterator[str]:
@@ -58,8 +58,6 @@ def _required(config: Config) -> Iterator[str]:
         yield "--rollout-max-response-len is required: new tokens at most in one response"
     if rollout.num_rollout is None and rollout.num_epoch is None:
         yield "--num-rollout or --num-epoch is required: the length of training"
-    if rollout.rm_type is None and rollout.custom_rm_path is None:
-        yield "a reward is required: --rm-type NAME or --custom-rm-path FILE.py:FUNCTION"
 
 
 def _batch(rollout: RolloutConfig) -> Iterable[str]:
@@ -92,8 +90,9 @@ def _files(config: Config) -> Iterator[str]:
             yield f"{flag} {folder} is a file; expected a folder"
     if config.rollout.prompt_data is not None:
         yield from _prompt_file("--prompt-data", config.rollout.prompt_data)
+    flag = "--eval-prompt-data" if config.eval.eval_config is None else "--eval-config"
     for name, path in eval_sets(config.eval):
-        yield from _prompt_file(f"--eval-prompt-data {name}", path)
+        yield from _prompt_file(f"{flag} {name}", path)
 
 
 def _prompt_file(flag: str, path: Path) -> Iterator[str]:
@@ -137,6 +136,9 @@ def _rollout(config: Config) -> Iterator[str]:
             "--n-samples-per-prompt 1 with --advantage-estimator grpo trains nothing: a reward is compared with its "
             "group's mean, and a group of one is its own mean; set --n-samples-per-prompt 2 or more"
         )
+    named = [rollout.custom_rm_path, *rollout.reward] if rollout.custom_rm_path else [*rollout.reward, rollout.rm_type]
+    if rollout.group_rm and not any(name and (":" in name or "." in name) for name in named):
+        yield "--group-rm has no effect on rewards that a plugin offers: they say themselves whether they take groups"
     if "" in rollout.rollout_stop:
         yield "--rollout-stop has an empty string, which would end every response before its first token"
     if negative := [token for token in rollout.rollout_stop_token_ids if token < 0]:
@@ -148,7 +150,8 @@ def _rm_url(config: Config) -> Iterator[str]:
     if rollout.rm_url is None or rollout.custom_rm_path is not None:  # a function of the user's may read it
         return
     files = [rollout.prompt_data, *(path for _, path in eval_sets(config.eval))]
-    if REMOTE_RM not in (rollout.rm_type or "") and not any(path and _mentions(path, REMOTE_RM) for path in files):
+    files += [config.eval.eval_config]
+    if not any(REMOTE_RM in name for name in (rollout.rm_type or "", *rollout.reward)) and not any(path and _mentions(path, REMOTE_RM) for path in files):
         yield f"--rm-url has no effect without {REMOTE_RM}: give --rm-type {REMOTE_RM}, or rows whose metadata say it"
 
 
@@ -166,17 +169,22 @@ def _eval(config: EvalConfig) -> Iterator[str]:
         for field in fields(config):
             if getattr(config, field.name) != field.default:
                 yield f"--{field.name.replace('_', '-')} has no effect without --eval-interval"
-    elif not config.eval_prompt_data:
-        yield "--eval-interval needs --eval-prompt-data: pairs of a name and a path"
+    elif not config.eval_prompt_data and config.eval_config is None:
+        yield "--eval-interval needs --eval-prompt-data: pairs of a name and a path (or --eval-config FILE)"
     words = config.eval_prompt_data
+    if words and config.eval_config is not None:
+        yield "--eval-prompt-data and --eval-config both name the evaluation sets; leave one out"
     if len(words) % 2:
         yield f"--eval-prompt-data takes pairs of a name and a path; got {len(words)} words: {' '.join(words)}"
-    names = words[::2]
+    problems: list[str] = []
+    names = [dataset.name for dataset in eval_datasets(config, problems)]
+    yield from problems
+    flag = "--eval-prompt-data" if config.eval_config is None else f"--eval-config {config.eval_config}"
     for name in sorted(set(names)):
         if names.count(name) > 1:
-            yield f"--eval-prompt-data names two sets {name!r}"
+            yield f"{flag} names two sets {name!r}"
         if not SET_NAME.fullmatch(name):
-            yield f"--eval-prompt-data: {name!r} cannot name a set; use letters, digits, '.', '_' and '-'"
+            yield f"{flag}: {name!r} cannot name a set; use letters, digits, '.', '_' and '-'"
 
 
 def _loss(config: Config) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,8 @@ class EvalConfig:
     """Rollout steps between evaluations; also one before the first step and one after the last."""
     eval_prompt_data: tuple[str, ...] = ()
     """Data sets as pairs: name path [name path ...]."""
+    eval_config: Path | None = None
+    """YAML or TOML file of data sets with rewards, keys and sampling of their own, instead of --eval-prompt-data."""
     n_samples_per_eval_prompt: int = 1
     """Responses per evaluation prompt."""
     eval_input_key: str | None = None

@@ -9,6 +9,7 @@ from typing import Literal
 
 from slimrl.config import Config
 from slimrl.config.batch import solve_batch
+from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.memory import ProcessMemory, estimate_memory
 from slimrl.config.resolve import num_rollouts
@@ -110,7 +111,7 @@ def format_plan(plan: Plan, config: Config) -> str:
         ("device", f"{p.device}, {p.dtype}, {p.num_threads} threads"),
     ]
     if config.eval.eval_interval:
-        names = ", ".join(config.eval.eval_prompt_data[::2])
+        names = ", ".join(dataset.name for dataset in eval_datasets(config.eval, []))
         rows.append(("evaluation", f"{names} every {config.eval.eval_interval} rollouts"))
     lines = [f"{name:<12}{text}" for name, text in rows]
     lines += ["", f"{'process':<16}{'memory':>10}  of which"]

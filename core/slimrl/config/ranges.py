@@ -23,6 +23,7 @@ NOT_NEGATIVE = Range("0 or more", lambda x: x >= 0)
 POSITIVE = Range("more than 0", lambda x: x > 0)
 TOP_P = Range("more than 0 and at most 1", lambda x: 0 < x <= 1)
 TOP_K = Range("-1 (all) or at least 1", lambda x: x == -1 or x >= 1)
+SHARE = Range("from 0 to 1", lambda x: 0 <= x <= 1)
 DECAY = Range("from 0 to below 1", lambda x: 0 <= x < 1)
 FINITE = Range("a finite number", lambda x: True)
 # numpy's and torch's seeds are unsigned, and the engine's are of 32 bits
@@ -44,6 +45,10 @@ RANGES: Mapping[str, Range] = {
     "rollout_top_k": TOP_K,
     "over_sampling_batch_size": COUNT,
     "max_sampling_rounds": COUNT,
+    "rm_timeout": POSITIVE,
+    "rm_workers": COUNT,
+    "rm_cache_size": NOT_NEGATIVE,
+    "max_unscored_fraction": SHARE,
     "eval_interval": COUNT,
     "n_samples_per_eval_prompt": COUNT,
     "eval_max_response_len": COUNT,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,24 @@ class RolloutConfig:
     custom_generate_function_path: str = "single_turn"
     """Generator that fills a sample: a name, pkg.mod:attr or file.py:attr."""
     rm_type: str | None = None
-    """Reward by name, as an installed plugin offers it (`math`)."""
+    """Reward by name, as an installed plugin offers it (`math`), of rows whose metadata names none (rm_type)."""
+    reward: tuple[str, ...] = field(default=(), metadata={"repeats": True})
+    """A mix: REWARD=WEIGHT, once for each; the weight may be left out. Overrides --rm-type and what rows name."""
     custom_rm_path: str | None = None
-    """Reward by reference: pkg.mod:attr, pkg.mod.attr or file.py:attr. Overrides --rm-type."""
+    """Reward by reference: pkg.mod:attr, pkg.mod.attr or file.py:attr. Overrides --reward, --rm-type and what rows name."""
     reward_key: str | None = None
-    """Which of a reward's named components is trained on."""
+    """Which of a reward's named components is trained on. Default: what the reward says, or its only one."""
+    group_rm: bool = False
+    """Call rewards that are named by path with a whole group at once; they return a list."""
+    rm_timeout: float | None = None
+    """Seconds that scoring one sample may take. Default: what the reward says, else 3."""
+    rm_workers: int | None = None
+    """Processes that score. Default: half the machine's cores, at least 2 and at most 4."""
+    rm_cache_size: int = 10_000
+    """Scores that are remembered of rewards which say that they depend on the text alone; 0: none."""
+    on_unscored: Literal["drop", "retry", "stop"] = "drop"
+    """What follows an error or a timeout of a reward: leave the sample out, ask once more first, or end the run."""
+    max_unscored_fraction: float = 0.5
+    """End the run when more of a rollout's samples than this could not be scored (errors and timeouts)."""
     rm_url: str | None = None
     """Where the reward remote_rm posts samples to; ${NAME} in it is read from the environment variable NAME."""

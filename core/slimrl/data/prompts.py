@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slimrl.errors import DataError
+from slimrl.registry.rewards import rm_types
 from slimrl.types import Prompt
 
 
@@ -75,20 +76,40 @@ def _metadata(row: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     return value
 
 
-def count_prompts(path: Path, keys: PromptKeys) -> int:
-    """Check every row of a file and count them, in one pass and constant memory.
+@dataclass(frozen=True)
+class PromptScan:
+    """What one pass over a prompt file found."""
+
+    count: int
+    """Prompts in it."""
+    rm_types: Mapping[str, str]
+    """The rewards that rows name (metadata.rm_type), each with the first row (file:line) that does."""
+    unnamed: str | None
+    """The first row that names none."""
+
+
+def scan_prompts(path: Path, keys: PromptKeys) -> PromptScan:
+    """Check every row of a file, count them and see which rewards they name, in one pass and constant memory.
 
     Raises DataError naming file, line and key of the first bad row, or that the file is empty.
     """
     count = 0
+    named: dict[str, str] = {}
+    unnamed: str | None = None
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
-                keys.read(line, f"{path}:{number}")
-                count += 1
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            names = rm_types(keys.read(line, where).metadata)
+            for name in names:
+                named.setdefault(name, where)
+            if not names and unnamed is None:
+                unnamed = where
+            count += 1
     if count == 0:
         raise DataError(f"{path}: no prompts in it; one JSON object a line is expected")
-    return count
+    return PromptScan(count, named, unnamed)
 
 
 class PromptFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -61,7 +62,7 @@ class StepProgress:
 
 def is_eval_mean(name: str) -> bool:
     """Whether a metric is the mean reward of an evaluation set, not one of its side figures."""
-    return not name.endswith(("-truncated_ratio", "-unscored_ratio", "-response_len_mean"))
+    return not re.search(r"-(truncated_ratio|unscored_\w[^/]*|response_len_mean|score_seconds_(mean|max))$", name)
 
 
 def step_line(step: int, total: int, metrics: Mapping[str, float]) -> str:

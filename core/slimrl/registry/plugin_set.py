@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from slimrl.registry.fingerprint import fingerprint
 from slimrl.registry.kinds import Kind
 from slimrl.registry.options import Options
 from slimrl.registry.resolve import Registry, Resolved, load
-from slimrl.registry.rewards import RewardReferences, RewardTable, resolve_rewards
+from slimrl.registry.rewards import RewardReferences, RewardTable, SetReference, resolve_rewards
 from slimrl.registry.selection import PluginSelection
 from slimrl.registry.target import absolute
 
@@ -38,12 +38,16 @@ class PluginReferences:
     """Which installed plugins are loaded, here and in every other process."""
 
     @classmethod
-    def from_config(cls, rollout: RolloutConfig, grpo: GrpoConfig) -> PluginReferences:
-        """The references of a configuration; `--custom-rm-path` overrides `--rm-type`."""
-        reward = rollout.custom_rm_path or (rollout.rm_type or "").strip()
-        if not reward:
-            raise PluginError("no reward: give --rm-type NAME or --custom-rm-path REFERENCE")
-        rewards = RewardReferences.one(reward, reward_key=rollout.reward_key)
+    def from_config(
+        cls,
+        rollout: RolloutConfig,
+        grpo: GrpoConfig,
+        *,
+        rm_types: Sequence[str] = (),
+        sets: Sequence[SetReference] = (),
+    ) -> PluginReferences:
+        """The references of a configuration and of its data: the rewards that rows name, and evaluation sets' own."""
+        rewards = RewardReferences.from_config(rollout, rm_types, sets)
         dynamic_filter = rollout.dynamic_sampling_filter_path
         return cls(
             rewards=rewards,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from slimrl.config import RolloutConfig
 from slimrl.errors import PluginError
 from slimrl.registry.resolve import Registry, Resolved
 from slimrl.registry.target import absolute
@@ -46,6 +48,33 @@ class RewardReferences:
     def one(cls, reference: str, *, reward_key: str | None = None, group: bool = False) -> RewardReferences:
         """A single reward that scores every sample."""
         return cls(((absolute(reference), 1.0),), obeys_metadata=False, reward_key=reward_key, group=group)
+
+    @classmethod
+    def from_config(
+        cls, rollout: RolloutConfig, rm_types: Sequence[str] = (), sets: Sequence[SetReference] = ()
+    ) -> RewardReferences:
+        """--custom-rm-path, else the mix of --reward, else what a row names (`rm_types`), else --rm-type."""
+        name = (rollout.rm_type or "").strip()
+        if rollout.custom_rm_path:
+            mix: tuple[tuple[str, float], ...] = ((absolute(rollout.custom_rm_path), 1.0),)
+        elif rollout.reward:
+            mix = read_mix(rollout.reward)
+        else:
+            mix = ((absolute(name), 1.0),) if name else ()
+            if not mix and not rm_types:
+                raise PluginError(
+                    "no reward: give --rm-type NAME or --custom-rm-path REFERENCE, a mix with --reward NAME=WEIGHT, "
+                    "or rows whose metadata name one (rm_type)"
+                )
+        obeys_metadata = not (rollout.custom_rm_path or rollout.reward)
+        return cls(
+            mix=mix,
+            obeys_metadata=obeys_metadata,
+            routed=tuple(rm_types) if obeys_metadata else (),
+            reward_key=rollout.reward_key,
+            group=rollout.group_rm,
+            sets=tuple(replace(own, reward=own.reward and absolute(own.reward)) for own in sets),
+        )
 
 
 @dataclass(frozen=True)
@@ -99,6 +128,36 @@ class RewardTable:
         if named in self.routed:
             return (self.routed[named],)
         raise PluginError(self.unknown.get(named) or f"there is no reward {named!r} (metadata.{RM_TYPE})")
+
+
+def read_mix(words: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """References and weights out of `REFERENCE=WEIGHT`, which may leave the weight out; PluginError with all problems.
+
+    The weight is what follows the last '=': a reference may hold one, and ':' and '/' too.
+    """
+    mix: list[tuple[str, float]] = []
+    problems: list[str] = []
+    for word in words:
+        before, equals, after = word.rpartition("=")
+        reference, weight = (before, _weight(after)) if equals else (word, 1.0)
+        reference = absolute(reference.strip())
+        if not reference or weight is None:
+            problems.append(f"--reward takes REWARD=WEIGHT, the weight a finite number; got {word!r}")
+        elif reference in [other for other, _ in mix]:
+            problems.append(f"--reward names {reference!r} twice; add up its weights")
+        else:
+            mix.append((reference, weight))
+    if problems:
+        raise PluginError(problems)
+    return tuple(mix)
+
+
+def _weight(word: str) -> float | None:
+    try:
+        weight = float(word)
+    except ValueError:
+        return None
+    return weight if math.isfinite(weight) else None
 
 
 def _rm_type(metadata: object) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slimrl.data.prompts import PromptFile, PromptKeys, count_prompts
+from slimrl.data.prompts import PromptFile, PromptKeys, scan_prompts
 from slimrl.errors import DataError
 
 KEYS = PromptKeys(input="input", label="label", metadata="metadata")
@@ -34,7 +34,7 @@ def test_rows_keep_types_that_a_shared_column_type_would_lose(tmp_path: Path) ->
 def test_blank_lines_are_skipped_and_line_numbers_stay_true(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", "", {"input": "a", "label": 1}, "  ", {"input": "b", "label": 2})
     rows = PromptFile(path, KEYS)
-    assert len(rows) == 2 == count_prompts(path, KEYS)
+    assert len(rows) == 2 == scan_prompts(path, KEYS).count
     assert rows.where(1) == f"{path}:4"
 
 
@@ -53,11 +53,11 @@ def test_blank_lines_are_skipped_and_line_numbers_stay_true(tmp_path: Path) -> N
 def test_a_bad_row_is_named_by_file_line_and_key(tmp_path: Path, line: object, said: str) -> None:
     path = write(tmp_path / "p.jsonl", {"input": "good", "label": 0}, line)
     with pytest.raises(DataError) as error:
-        count_prompts(path, KEYS)
+        scan_prompts(path, KEYS)
     assert str(error.value).startswith(f"{path}:2: ")
     assert said in str(error.value)
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no prompts in it"):
-        count_prompts(write(tmp_path / "p.jsonl", ""), KEYS)
+        scan_prompts(write(tmp_path / "p.jsonl", ""), KEYS)
