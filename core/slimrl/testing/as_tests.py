@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ def conformance(
     kind: Kind,
     plugin: Plugin,
     *,
-    golden: Sequence[object] = (),
+    golden: Sequence[object] | Path = (),
     options: Sequence[object] = (),
     reward_key: str | None = None,
     group: bool = False,

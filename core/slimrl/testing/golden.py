@@ -51,8 +51,10 @@ class Golden:
         return None if _same(score.value, self.expected) else f"{_told(score)}, expected {self.expected}"
 
 
-def as_golden(items: Iterable[object]) -> list[Golden]:
-    """Examples from tuples (response, label, expected), mappings or Goldens."""
+def as_golden(items: Iterable[object] | Path) -> list[Golden]:
+    """Examples from tuples (response, label, expected), mappings or Goldens, or from a JSONL file of mappings."""
+    if isinstance(items, Path):
+        return read_golden(items)
     return [_one(item, f"example {place}") for place, item in enumerate(items)]
 
 
@@ -61,7 +63,7 @@ def read_golden(path: Path) -> list[Golden]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--input {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise DataError(f"examples {path}: {getattr(error, 'strerror', None) or error}") from error
     examples: list[Golden] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -71,7 +73,7 @@ def read_golden(path: Path) -> list[Golden]:
                 raise DataError(f"{path}:{number}: not JSON: {error}") from error
             examples.append(_one(row, f"{path.name}:{number}"))
     if not examples:
-        raise DataError(f"--input {path}: no examples in it")
+        raise DataError(f"examples {path}: the file has none")
     return examples
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, get_args
 
 from slimrl.errors import PluginError
@@ -143,7 +144,7 @@ def suite(
     kind: Kind,
     plugin: Plugin,
     *,
-    golden: Sequence[object] = (),
+    golden: Sequence[object] | Path = (),
     options: Sequence[object] = (),
     reward_key: str | None = None,
     group: bool = False,
@@ -151,8 +152,8 @@ def suite(
 ) -> Suite:
     """The conformance checks of a plugin, named by a reference or as the function itself.
 
-    `golden`: examples of a reward as (response, label, expected). `options`: option dataclasses instead of their
-    defaults. `reward_key`, `group` and `timeout_s` are a run's --reward-key, --group-rm and --rm-timeout.
+    `golden`: examples of a reward as (response, label, expected), or a JSON lines file with these keys. `options`:
+    option dataclasses instead of their defaults. `reward_key`, `group` and `timeout_s` are a run's --reward-key, --group-rm and --rm-timeout.
     """
     if kind not in CHECKED_KINDS:
         raise PluginError(f"there are no checks for {kind!r}; there are for {', '.join(CHECKED_KINDS)}")
