@@ -19,7 +19,8 @@ COMMAND_FLAGS: Final = ("config", "help", "dry_run", "json", "p", "disable_plugi
 
 def table_of(kind: type) -> str:
     """The table that a dataclass's options stand in: DapoOptions is [dapo], MyLengthConfig is [my_length]."""
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", kind.__name__.removesuffix("Options").removesuffix("Config"))
+    name = kind.__name__.removesuffix("Options").removesuffix("Config")
+    words = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+", name)
     return "_".join(words).lower() or kind.__name__.lower()
 
 
