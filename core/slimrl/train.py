@@ -14,6 +14,7 @@ from slimrl.cluster.actors import PluginPass, TrainerSettings
 from slimrl.cluster.crew import Crew, CrewSettings
 from slimrl.cluster.ray_session import ray_session
 from slimrl.config import Config
+from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins
 from slimrl.config.plan import Plan
 from slimrl.config.toml import to_toml
@@ -166,6 +167,7 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
             concurrency=c.sglang.sglang_server_concurrency,
             deterministic=c.cluster.deterministic,
             use_tensorboard=c.observe.use_tensorboard,
+            eval_sets=tuple(eval_datasets(c.eval, [])),
         ),
         trainer=TrainerSettings(
             ckpt=replace(c.ckpt, hf_checkpoint=hf_checkpoint, ref_load=c.ckpt.ref_load and c.ckpt.ref_load.resolve()),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from slimrl.data.prompts import PromptRow
 from slimrl.data.source import Encode, Prompts, new_group
 from slimrl.rollout.loop import Produce
+from slimrl.rollout.unscored import unscored_metrics
 from slimrl.types import Group, SamplingParams, Status
 
 
@@ -51,6 +52,7 @@ def eval_metrics(name: str, groups: Sequence[Group]) -> dict[str, float]:
         f"eval/{name}-unscored_ratio": 1 - len(values) / len(samples),
         f"eval/{name}-response_len_mean": sum(len(s.tokens) for s in samples) / len(samples),
     }
+    metrics |= unscored_metrics(groups, f"eval/{name}-")
     if values:  # a set without a single score has no mean, and 0 would be a lie
         metrics[f"eval/{name}"] = sum(values) / len(values)
     return metrics

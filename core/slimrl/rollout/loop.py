@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from slimrl.data.buffer import Buffer, is_finished
 from slimrl.errors import RolloutError
 from slimrl.protocols import DataSource, DynamicFilter
+from slimrl.rollout.unscored import first_failure, too_many
 from slimrl.types import Group, Verdict
 
 Produce = Callable[[Group], Awaitable[Group]]
@@ -25,6 +26,10 @@ class FillSettings:
     max_finished: int
     in_order: bool = False
     """Accept groups in order of their id, whole waves at a time: slower, but independent of timing."""
+    max_unscored_fraction: float = 1.0
+    """Give up when a larger share of samples than this could not be scored, once `wanted` groups were finished."""
+    stop_on_unscored: bool = False
+    """Give up at the first sample that could not be scored."""
 
 
 @dataclass
@@ -45,8 +50,8 @@ async def fill(
 ) -> Filled:
     """Produce groups until `settings.wanted` pass the filter; what is left over goes back to the buffer.
 
-    Raises RolloutError when `settings.max_finished` groups did not fill the batch; every group that was in hand
-    is in the buffer then.
+    Raises RolloutError when `settings.max_finished` groups did not fill the batch, or when rewards fail; every group
+    that was in hand is in the buffer then, but for those that were dropped.
     """
     filled = Filled()
     running: set[asyncio.Task[Group]] = set()
@@ -54,7 +59,6 @@ async def fill(
     try:
         while len(filled.kept) < settings.wanted:
             if filled.finished >= settings.max_finished:
-                surplus += filled.kept
                 raise RolloutError(_gave_up(filled, settings))
             running |= _start(source, buffer, produce, len(filled.kept), len(running), settings)
             done, running = await asyncio.wait(
@@ -66,6 +70,11 @@ async def fill(
                     continue
                 group.verdict = judge(group, keep)
                 (filled.kept if group.verdict.keep else filled.dropped).append(group)
+            if trouble := _reward_trouble(filled, settings):
+                raise RolloutError(trouble)
+    except RolloutError:
+        surplus += filled.kept
+        raise
     finally:
         for group in surplus + await _stop(running):
             buffer.add(group)
@@ -78,6 +87,13 @@ def judge(group: Group, keep: DynamicFilter | None) -> Verdict:
     if all(sample.value is None for sample in group):
         return Verdict(keep=False, reason="unscored")
     return Verdict(keep=True) if keep is None else keep(group)
+
+
+def _reward_trouble(filled: Filled, settings: FillSettings) -> str:
+    groups = filled.kept + filled.dropped
+    if settings.stop_on_unscored and (failure := first_failure(groups)):
+        return failure
+    return too_many(groups, settings.max_unscored_fraction) if filled.finished >= settings.wanted else ""
 
 
 def _start(

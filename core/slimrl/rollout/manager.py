@@ -15,6 +15,7 @@ from slimrl.data.encoder import PromptEncoder
 from slimrl.data.prompts import PromptFile, PromptKeys
 from slimrl.data.source import PromptSource
 from slimrl.engines.client import HttpEngineClient
+from slimrl.errors import RolloutError
 from slimrl.observe.rollout_file import write_rollout
 from slimrl.observe.run_dir import RunDir, write_atomically
 from slimrl.protocols import Tracker
@@ -25,12 +26,15 @@ from slimrl.rollout.loop import Filled, FillSettings, Produce, fill
 from slimrl.rollout.metrics import rollout_metrics
 from slimrl.rollout.produce import produce
 from slimrl.rollout.settings import RolloutSettings
+from slimrl.rollout.unscored import find_unscored, first_failure
 from slimrl.scoring.scorer import Scorer
-from slimrl.types import SamplingParams, TrainBatch, TrainReport
+from slimrl.types import Group, SamplingParams, TrainBatch, TrainReport
 
 logger = logging.getLogger(__name__)
 
 STATE = "rollout.json"
+MAX_TOLD = 20
+"""Reasons at most in one event."""
 
 
 class RolloutManager:
@@ -70,6 +74,7 @@ class RolloutManager:
         self._eval_sets = read_eval_sets(settings, encoder)
         self._last: Filled | None = None
         self._engine_cpu_s = 0.0
+        self._cache_hits = 0
 
     async def generate(self, step: int) -> tuple[TrainBatch, dict[str, float]]:
         """The batch of one step and its metrics; raises RolloutError when it cannot be filled."""
@@ -85,13 +90,27 @@ class RolloutManager:
                 in_flight=config.over_sampling_batch_size or wanted,
                 max_finished=wanted * config.max_sampling_rounds,
                 in_order=self._settings.deterministic,
+                max_unscored_fraction=config.max_unscored_fraction,
+                stop_on_unscored=config.on_unscored == "stop",
             ),
         )
         if not all(is_finished(group) for group in self.buffer.groups):
             await self._engine.abort_all()  # what was cut off would otherwise be generated for nobody
         self._last = filled
-        metrics = {**rollout_metrics(filled, version=step), **await self._engine_metrics()}
+        self._tell_unscored(step, filled.kept + filled.dropped)
+        metrics = {**rollout_metrics(filled, version=step), **self._cache_metrics(), **await self._engine_metrics()}
         return make_batch(step, filled.kept), metrics
+
+    def _tell_unscored(self, step: int | None, groups: Sequence[Group], **where: str) -> None:
+        """An event that names the samples without a score, their reward and the reason."""
+        unscored = find_unscored(groups)
+        if unscored:
+            self._run.event("unscored", step=step, **where, outcomes=[entry.told() for entry in unscored[:MAX_TOLD]])
+
+    def _cache_metrics(self) -> dict[str, float]:
+        """Samples that were scored from memory since the last call; in no count of a step, it is not repeatable."""
+        hits, self._cache_hits = self._scorer.cache_hits - self._cache_hits, self._scorer.cache_hits
+        return {"perf/score_cache_hits": float(hits)}
 
     async def _engine_metrics(self) -> dict[str, float]:
         """CPU seconds of the model since the last call, where the engine tells them."""
@@ -108,6 +127,10 @@ class RolloutManager:
         for eval_set in self._eval_sets:
             groups = await evaluate(eval_set.groups(), self._produce(eval_set.sampling))
             metrics |= eval_metrics(eval_set.name, groups)
+            self._tell_unscored(None, groups, eval_set=eval_set.name)
+            if self._settings.rollout.on_unscored == "stop" and (failure := first_failure(groups)):
+                raise RolloutError(f"evaluation set {eval_set.name}: {failure}")
+        self._cache_metrics()  # as below
         await self._engine_metrics()  # the next step's figure begins here
         return metrics
 
@@ -152,20 +175,17 @@ class RolloutManager:
 
 def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[EvalSet]:
     """The evaluation sets that the configuration names, read and encoded."""
-    config, rollout = settings.eval, settings.rollout
-    keys = PromptKeys(
-        config.eval_input_key or rollout.input_key, config.eval_label_key or rollout.label_key, rollout.metadata_key
-    )
-    pairs = zip(config.eval_prompt_data[::2], config.eval_prompt_data[1::2], strict=True)
     return [
         EvalSet(
-            name=name,
-            rows=encode_all(PromptFile(Path(path), keys), encoder.encode),
-            sampling=settings.eval_sampling(),
-            group_size=config.n_samples_per_eval_prompt,
-            seed=rollout.rollout_seed,
+            name=dataset.name,
+            rows=encode_all(
+                PromptFile(dataset.path, PromptKeys(*dataset.keys(settings.eval, settings.rollout))), encoder.encode
+            ),
+            sampling=settings.eval_sampling(dataset),
+            group_size=dataset.n_samples_per_eval_prompt or settings.eval.n_samples_per_eval_prompt,
+            seed=settings.rollout.rollout_seed,
         )
-        for name, path in pairs
+        for dataset in settings.eval_sets
     ]
 
 
@@ -177,7 +197,7 @@ async def open_manager(
     engine = await resources.enter_async_context(
         HttpEngineClient(engine_url, concurrency=settings.concurrency, vocab_size=settings.vocab_size)
     )
-    scorer = await resources.enter_async_context(Scorer(plugins.rewards, plugins.options))
+    scorer = await resources.enter_async_context(Scorer(plugins.rewards, plugins.options, settings.scoring()))
     trackers: list[Tracker] = []
     if settings.use_tensorboard:
         from slimrl.observe.trackers.tensorboard import TensorBoardTracker

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from slimrl.rollout.loop import Filled
+from slimrl.rollout.unscored import metric_name, unscored_metrics
 from slimrl.types import Group, Status
 
 
@@ -30,6 +31,7 @@ def rollout_metrics(filled: Filled, version: int) -> dict[str, float]:
     }
     metrics |= _rewards(filled)
     metrics |= _components(filled.kept)
+    metrics |= unscored_metrics(filled.kept + filled.dropped, "rollout/")
     dropped = Counter(g.verdict.reason or "unnamed" for g in filled.dropped if g.verdict)
     metrics |= {f"rollout/filter_dropped_{reason}": count for reason, count in dropped.items()}
     return {name: float(value) for name, value in metrics.items()}
@@ -52,7 +54,7 @@ def _components(groups: Sequence[Group]) -> dict[str, float]:
         for sample in group:
             for name, value in (sample.score.components if sample.score else {}).items():
                 values.setdefault(name, []).append(value)
-    return {f"rollout/reward_{name}_mean": float(np.mean(v)) for name, v in values.items()}
+    return {f"rollout/reward_{metric_name(name)}_mean": float(np.mean(v)) for name, v in values.items()}
 
 
 def _is_flat(group: Group) -> bool:

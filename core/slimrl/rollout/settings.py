@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from slimrl.config import EvalConfig, RolloutConfig
+from slimrl.config.eval_sets import EvalDataset
+from slimrl.scoring.settings import ScoringSettings
 from slimrl.types import SamplingParams
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class RolloutSettings:
     concurrency: int
     deterministic: bool
     use_tensorboard: bool
+    eval_sets: tuple[EvalDataset, ...] = ()
 
     def sampling(self) -> SamplingParams:
         """Sampling parameters of training responses."""
@@ -36,14 +42,31 @@ class RolloutSettings:
             stop_token_ids=config.rollout_stop_token_ids,
         )
 
-    def eval_sampling(self) -> SamplingParams:
-        """Sampling parameters of evaluation: the rollout's, where evaluation says nothing else."""
+    def eval_sampling(self, own: EvalDataset) -> SamplingParams:
+        """Sampling parameters of an evaluation set: its own, else evaluation's, else the rollout's."""
         rollout, config = self.sampling(), self.eval
-        length, temperature = config.eval_max_response_len, config.eval_temperature
         return replace(
             rollout,
-            max_new_tokens=rollout.max_new_tokens if length is None else length,
-            temperature=rollout.temperature if temperature is None else temperature,
-            top_p=rollout.top_p if config.eval_top_p is None else config.eval_top_p,
-            top_k=rollout.top_k if config.eval_top_k is None else config.eval_top_k,
+            max_new_tokens=_first(own.max_response_len, config.eval_max_response_len, rollout.max_new_tokens),
+            temperature=_first(own.temperature, config.eval_temperature, rollout.temperature),
+            top_p=_first(own.top_p, config.eval_top_p, rollout.top_p),
+            top_k=_first(own.top_k, config.eval_top_k, rollout.top_k),
+            stop=_first(own.stop, None, rollout.stop),
+            stop_token_ids=_first(own.stop_token_ids, None, rollout.stop_token_ids),
         )
+
+    def scoring(self) -> ScoringSettings:
+        """How samples are scored."""
+        config = self.rollout
+        return ScoringSettings(
+            num_workers=config.rm_workers,
+            timeout_s=config.rm_timeout,
+            cache_size=config.rm_cache_size,
+            retries=int(config.on_unscored == "retry"),
+        )
+
+
+def _first(own: T | None, general: T | None, otherwise: T) -> T:
+    if own is not None:
+        return own
+    return otherwise if general is None else general
