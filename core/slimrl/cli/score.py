@@ -15,10 +15,10 @@ from typing import Any, Final
 from slimrl.cli.command_flags import print_help, read_flags, wants_help
 from slimrl.cli.main import EXIT_INTERRUPTED
 from slimrl.cli.plugin_flags import take_plugin_flags
-from slimrl.cli.reward_flags import check_rm_url, check_scoring, references
+from slimrl.cli.reward_flags import check_rm_url, check_scoring
 from slimrl.config import Config, RolloutConfig
 from slimrl.errors import SlimrlError, UsageError
-from slimrl.registry import Options, RewardTable, load, resolve_rewards
+from slimrl.registry import Options, RewardReferences, RewardTable, load, resolve_rewards
 from slimrl.scoring import Scorer
 from slimrl.scoring.outcome_file import OutcomeFile, Tally
 from slimrl.scoring.sample_file import RowKeys, SampleFile, Scan
@@ -88,11 +88,13 @@ def main(argv: Sequence[str]) -> int:
         print_help(USAGE, ABOUT, ScoreFlags, option_types)
         return 0
     flags, plugin_options = read_flags(words, ScoreFlags, option_types)
+    rollout = _rollout(flags)
     source, output = _checked(flags)
     scan = source.scan()
-    rewards = resolve_rewards(registry, references(flags, scan.rm_types))
+    rewards = resolve_rewards(registry, RewardReferences.from_config(rollout, scan.rm_types))
     check_rm_url(flags.rm_url, rewards)
-    options = _options(flags, plugin_options)
+    config = Config(rollout=rollout)
+    options = Options([*(getattr(config, field.name) for field in fields(config)), *plugin_options])
     identity = _identity(source, scan, rewards, plugin_options)
     settings = ScoringSettings(num_workers=flags.rm_workers, timeout_s=flags.rm_timeout, value_required=False)
     job = Job(source, scan, OutcomeFile(output, identity), rewards, options, settings)
@@ -201,19 +203,10 @@ def _checked(flags: ScoreFlags) -> tuple[SampleFile, Path]:
     return SampleFile(flags.input, keys), flags.output
 
 
-def _options(flags: ScoreFlags, plugin_options: Sequence[Any]) -> Options:
-    """What rewards may read: the flags they have in training too, everything else as it is by default."""
-    config = Config(
-        rollout=RolloutConfig(
-            rm_type=flags.rm_type,
-            custom_rm_path=flags.custom_rm_path,
-            reward_key=flags.reward_key,
-            rm_url=flags.rm_url,
-            label_key=flags.label_key,
-            metadata_key=flags.metadata_key,
-        )
-    )
-    return Options([*(getattr(config, field.name) for field in fields(config)), *plugin_options])
+def _rollout(flags: ScoreFlags) -> RolloutConfig:
+    """What rewards read of the flags that they have in training too; everything else is as it is by default."""
+    names = {field.name for field in fields(RolloutConfig)} & {field.name for field in fields(flags)}
+    return RolloutConfig(**{name: getattr(flags, name) for name in names})
 
 
 def _identity(source: SampleFile, scan: Scan, rewards: RewardTable, plugin_options: Sequence[Any]) -> dict[str, Any]:

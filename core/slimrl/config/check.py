@@ -147,11 +147,13 @@ def _rollout(config: Config) -> Iterator[str]:
 
 def _rm_url(config: Config) -> Iterator[str]:
     rollout = config.rollout
-    if rollout.rm_url is None or rollout.custom_rm_path is not None:  # a function of the user's may read it
+    if rollout.rm_url is None:
         return
-    files = [rollout.prompt_data, *(path for _, path in eval_sets(config.eval))]
-    files += [config.eval.eval_config]
-    if not any(REMOTE_RM in name for name in (rollout.rm_type or "", *rollout.reward)) and not any(path and _mentions(path, REMOTE_RM) for path in files):
+    named = [rollout.custom_rm_path or "", *rollout.reward, rollout.rm_type or ""]
+    if any(REMOTE_RM in name or ":" in name or "." in name.partition("=")[0] for name in named):
+        return  # a function of the user's may read it too
+    files = [rollout.prompt_data, config.eval.eval_config, *(path for _, path in eval_sets(config.eval))]
+    if not any(path and _mentions(path, REMOTE_RM) for path in files):
         yield f"--rm-url has no effect without {REMOTE_RM}: give --rm-type {REMOTE_RM}, or rows whose metadata say it"
 
 

@@ -85,7 +85,8 @@ def read_url(text: str) -> JudgeUrl:
 
 def make(options: PluginOptions) -> Reward:
     """The reward; UsageError when --rm-url is missing or an option is out of range."""
-    url, remote = options[RolloutConfig].rm_url, options[RemoteRmOptions]
+    rollout, remote = options[RolloutConfig], options[RemoteRmOptions]
+    url, deadline_s = rollout.rm_url, rollout.rm_timeout or TIMEOUT_S
     if url is None:
         raise UsageError("remote_rm needs --rm-url: the address that samples are posted to")
     for flag, value, lowest in (
@@ -98,7 +99,7 @@ def make(options: PluginOptions) -> Reward:
         if not value >= lowest:
             raise UsageError(f"{flag} must be {lowest} or more; got {value}")
     # A little before the scorer's own deadline: the outcome then says what the server's last failure was.
-    judge = _open_judge(read_url(url), remote, TIMEOUT_S - 1)
+    judge = _open_judge(read_url(url), remote, deadline_s - min(1.0, 0.05 * deadline_s))
 
     @reward_traits(timeout_s=TIMEOUT_S)
     async def score(sample: Sample) -> RewardValue:

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 
 from slimrl import Sample, Score
 from slimrl.cli.command_flags import read_flags
-from slimrl.cli.reward_flags import read_mix
 from slimrl.cli.score import ScoreFlags
-from slimrl.errors import ConfigError, PluginError
+from slimrl.errors import ConfigError
 from slimrl.scoring.sample_file import RowKeys, SampleFile
 
 Run = Callable[..., Any]
@@ -192,7 +191,7 @@ def test_the_last_line_needs_no_line_break(slimrl: Run, folder: Path) -> None:
         (["--rm-tpye", "f1", *FILES], "unknown flag --rm-tpye; did you mean --rm-type?"),
         (["--rm-type", "f2", *FILES], "there is no reward 'f2' (--rm-type or --custom-rm-path); did you mean 'f1'?"),
         (["--reward", "f2=1", *FILES], "there is no reward 'f2'"),
-        (["--reward", "f1=much", *FILES], "--reward takes REWARD=WEIGHT, the weight a number; got 'f1=much'"),
+        (["--reward", "f1=much", *FILES], "--reward takes REWARD=WEIGHT, the weight a finite number; got 'f1=much'"),
         (["--custom-rm-path", "rewards.py:scor", *FILES], "has no 'scor'; did you mean 'score'?"),
         ([*FILES], "no reward: give --rm-type NAME"),
         (["--rm-type", "f1", "--output", "out.jsonl"], "--input is required"),
@@ -359,27 +358,6 @@ def test_the_command_costs_little_beside_the_reward(slimrl: Run, folder: Path) -
     few = slimrl("score", "--rm-type", "f1", *FILES, "--json")
     assert few.code == 0
     assert json.loads(few.stdout)["seconds"] < 5_000 * 0.75e-3 + 2
-
-
-@pytest.mark.parametrize(
-    ("words", "mix"),
-    [
-        (["math"], (("math", 1.0),)),
-        (["math=0.5", "slimrl/f1=-1"], (("math", 0.5), ("slimrl/f1", -1.0))),
-        (["pkg.mod:attr=1e-1"], (("pkg.mod:attr", 0.1),)),
-        (["/a=b/r.py:f=2"], (("/a=b/r.py:f", 2.0),)),
-    ],
-)
-def test_a_mix_is_references_and_weights(words: list[str], mix: tuple[tuple[str, float], ...]) -> None:
-    assert read_mix(words) == mix
-
-
-@given(st.lists(st.text(max_size=12), max_size=4))
-def test_any_mix_is_read_or_refused(words: list[str]) -> None:
-    try:
-        assert len(read_mix(words)) == len(words)
-    except PluginError as error:
-        assert len(error.problems) <= len(words)
 
 
 @given(st.lists(st.sampled_from(["--rm-type", "--reward", "--json", "--no-json", "--rm-workers", "x", "1", "", "--"])))
