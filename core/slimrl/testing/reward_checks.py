@@ -16,7 +16,7 @@ from slimrl.types import Score
 SLOW_IMPORT_S: Final = 1.0
 SLOW_FACTORY_S: Final = 20.0
 INLINE_S: Final = 1e-3
-BLOCKED_S: Final = 0.2
+BLOCKED_S: Final = 0.5
 SHOWN: Final = 3
 """So many examples of a finding are shown."""
 
@@ -98,26 +98,26 @@ def survives(name: str, trial: RewardTrial) -> Word:
 
 def same_twice(trial: RewardTrial) -> Word:
     """One sample, one process."""
-    differing = [row["sample"] for row in trial.inside[0].all("first") if row["first"] != row["second"]]
+    differing = [row["sample"] for row in trial.inside.all("first") if row["first"] != row["second"]]
     return _differs(trial, differing, "called again in the same process")
 
 
 def same_elsewhere(trial: RewardTrial) -> Word:
     """One sample, two processes with different hash seeds: the order of a set must not matter."""
-    here, there = (answer.all("first") for answer in trial.inside)
+    here, there = (answer.all("first") for answer in (trial.inside, trial.inside_again))
     differing = [a["sample"] for a, b in zip(here, there, strict=False) if a["first"] != b["first"]]
     return _differs(trial, differing, "called in another process with another hash seed")
 
 
 def ends_well(trial: RewardTrial) -> Word:
     """Sees that the process in which it was looked at got to its end."""
-    problems = [answer.problem for answer in trial.inside if answer.problem]
+    problems = [answer.problem for answer in (trial.inside, trial.inside_again) if answer.problem]
     return failure(problems[0]) if problems else ok()
 
 
 def leaves_samples_alone(trial: RewardTrial) -> Word:
     """A mix shows one sample to several rewards."""
-    changed = {name for row in trial.inside[0].all("changed") for name in row["changed"]}
+    changed = {name for row in trial.inside.all("changed") for name in row["changed"]}
     if changed:
         return failure(f"it changes sample.{', sample.'.join(sorted(changed))}; work on a copy")
     return ok()
@@ -125,13 +125,13 @@ def leaves_samples_alone(trial: RewardTrial) -> Word:
 
 def result_travels(trial: RewardTrial) -> Word:
     """What it returns is kept with the sample."""
-    reasons = [row["unpicklable"] for row in trial.inside[0].all("unpicklable") if row["unpicklable"]]
+    reasons = [row["unpicklable"] for row in trial.inside.all("unpicklable") if row["unpicklable"]]
     return warning(f"{reasons[0]}; only numbers and text of it are kept") if reasons else ok()
 
 
 def takes_its_time(trial: RewardTrial) -> Word:
     """Typical and 95th percentile of a call."""
-    seconds = [second for row in trial.inside[0].all("seconds") for second in row["seconds"]]
+    seconds = [second for row in trial.inside.all("seconds") for second in row["seconds"]]
     if not seconds:
         return warning("no call was timed")
     ordered = sorted(seconds)
@@ -146,7 +146,7 @@ def inline_is_quick(trial: RewardTrial) -> Word:
     """A reward that may run where the run waits must not keep it."""
     if not trial.traits.inline:
         return ok("it does not ask to be run inline")
-    seconds = [second for row in trial.inside[0].all("seconds") for second in row["seconds"]]
+    seconds = [second for row in trial.inside.all("seconds") for second in row["seconds"]]
     median = statistics.median(seconds) if seconds else 0.0
     if median > INLINE_S:
         return failure(f"a call takes {_time(median)}; inline=True is for less than {_time(INLINE_S)}")
@@ -155,7 +155,7 @@ def inline_is_quick(trial: RewardTrial) -> Word:
 
 def overlapping_calls(trial: RewardTrial) -> Word:
     """An async reward is asked for many samples at once on one event loop."""
-    row = trial.inside[0].one("together")
+    row = trial.inside.one("together")
     if row is None:
         return ok("it is not async")
     seen = row["together"]
@@ -168,7 +168,7 @@ def overlapping_calls(trial: RewardTrial) -> Word:
 
 def group_arity(trial: RewardTrial) -> Word:
     """A group reward returns one outcome a sample."""
-    rows = trial.inside[0].all("group")
+    rows = trial.inside.all("group")
     if not rows:
         return ok("it takes one sample")
     wrong = [

@@ -70,15 +70,23 @@ class RewardTrial:
         return {name: [next(scores) for _ in samples] for name, samples in self.malformed.items()}
 
     @cached_property
-    def inside(self) -> tuple[Answer, Answer]:
-        """What two processes with different hash seeds saw; only of examples that have an outcome in time."""
+    def inside(self) -> Answer:
+        """What a process saw that scored the examples which have an outcome in time."""
+        return self._look_inside(1)
+
+    @cached_property
+    def inside_again(self) -> Answer:
+        """What another process saw, with another hash seed."""
+        return self._look_inside(2)
+
+    def _look_inside(self, hash_seed: int) -> Answer:
         samples = [
             example.sample(place)
             for place, (example, score) in enumerate(zip(self.golden, self.golden_scores, strict=True))
             if score.status != "timeout"
         ][:MOST_INSIDE]
         timeout_s = START_TIMEOUT_S + 2 * self.deadline_s * max(1, len(samples))
-        return self._ask(samples, 1, timeout_s), self._ask(samples, 2, timeout_s)
+        return self._ask(samples, hash_seed, timeout_s)
 
     @cached_property
     def made(self) -> Answer:

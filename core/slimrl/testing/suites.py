@@ -153,7 +153,8 @@ def suite(
     """The conformance checks of a plugin, named by a reference or as the function itself.
 
     `golden`: examples of a reward as (response, label, expected), or a JSON lines file with these keys. `options`:
-    option dataclasses instead of their defaults. `reward_key`, `group` and `timeout_s` are a run's --reward-key, --group-rm and --rm-timeout.
+    option dataclasses instead of their defaults. `reward_key`, `group` and `timeout_s` are a run's --reward-key,
+    --group-rm and --rm-timeout.
     """
     if kind not in CHECKED_KINDS:
         raise PluginError(f"there are no checks for {kind!r}; there are for {', '.join(CHECKED_KINDS)}")
