@@ -121,7 +121,8 @@ def _same_relation(truth: Relation, given: Relation) -> bool:
     named = _named(truth), _named(given)
     if named[0] is not None and named[1] is not None:
         names = _name(truth), _name(given)
-        if names[0] == names[1] or names[0] is None or names[1] is None:
+        is_anonymous = any(name is None or isinstance(name, Apply) for name in names)  # `f(x) =` says as much as `y =`
+        if names[0] == names[1] or is_anonymous:
             return same(named[0], named[1])
     if len(truth.operators) == len(given.operators) == 1:
         if truth.operators == given.operators == ("ne",):

@@ -9,7 +9,10 @@ from typing import Any, Final
 
 MAX_CHARS: Final = 300
 MAX_DIGITS: Final = 30
-MAX_NESTING: Final = 12
+MAX_NESTING: Final = 5
+MAX_BRACKETS: Final = 16
+MAX_BARS: Final = 4
+"""Bars open and close alike: a parser that looks for the pairs takes exponential time."""
 MAX_POWERS: Final = 4
 MAX_EXPONENT: Final = 20
 MAX_FUNCTIONS: Final = 2
@@ -30,13 +33,16 @@ SameByLibrary = Callable[[str, str], bool | None]
 
 def is_tame(text: str) -> bool:
     """Whether the text is small enough in every way for a library without bounds of its own."""
-    depth = deepest = 0
+    depth = deepest = brackets = 0
     for character in text[: MAX_CHARS + 1]:
+        brackets += character in "([{"
         depth += (character in "([{") - (character in ")]}")
         deepest = max(deepest, depth)
     return (
         len(text) <= MAX_CHARS
         and deepest <= MAX_NESTING
+        and brackets <= MAX_BRACKETS
+        and text.count("|") + text.count("vert") <= MAX_BARS
         and text.count("^") <= MAX_POWERS
         and text.count(",") + text.count("&") + text.count(";") <= MAX_ITEMS
         and len(FUNCTION.findall(text)) <= MAX_FUNCTIONS

@@ -17,6 +17,7 @@ MAX_SCALE: Final = 300
 TOKEN: Final = re.compile(
     r"""(?P<blank>\s+)
     |(?P<repeating>\d*\.\d*\\(?:overline|bar|dot)\s*(?:\{\s*\d+\s*\}|\d)|0?\.\d*\(\d+\)(?!\d))
+    |(?P<unending>\d*\.\d+)(?:\.\.\.|\\(?:ldots|dots|cdots)(?![A-Za-z]))
     |(?P<thousands>(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d]|,\d)(?:\.\d+)?)
     |(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+(?![\w.]))?)
     |\\(?:text|textrm|mathrm|mbox|textnormal|operatorname|mathbb|begin|end)\*?\s*\{(?P<text>[^{}]*)\}
@@ -115,6 +116,8 @@ def _made(kind: str, raw: str, whole: str, blank: bool, units: frozenset[str]) -
         yield Token("number", raw, blank, number(raw.replace(",", "")))
     elif kind == "repeating":
         yield Token("number", raw, blank, repeating(raw))
+    elif kind == "unending":
+        yield Token("number", raw, blank, unending(raw))
     elif kind == "text":
         yield from _text(raw, whole, blank)
     elif kind == "command":
@@ -141,6 +144,8 @@ def _text(raw: str, whole: str, blank: bool) -> Iterator[Token]:
         yield Token("command", "mathbb:" + word, blank)
     elif word.lower() in ("or", "and"):
         yield Token("command", word.lower(), blank)
+    elif word.lower() == "to":
+        yield Token("sign", ":", blank)
     elif word in FUNCTIONS or word in CONSTANT_WORDS:
         yield Token("command", "infty" if word in CONSTANT_WORDS and word != "pi" else word, blank)
     elif word in ("e", "i") and whole.startswith("\\mathrm"):
@@ -153,6 +158,8 @@ def _word(raw: str, blank: bool, units: frozenset[str]) -> Iterator[Token]:
     lower = raw.lower()
     if raw in FUNCTIONS or lower in ("or", "and", "pi"):
         yield Token("command", lower, blank)
+    elif lower == "to":
+        yield Token("sign", ":", blank)
     elif lower in CONSTANT_WORDS:
         yield Token("command", "infty", blank)
     elif raw in units or is_plain_unit(raw) or lower in NUMBER_WORDS:
@@ -182,3 +189,13 @@ def repeating(text: str) -> Fraction:
     period = re.sub(r"\D", "", rest[len(start) :])
     shift = Fraction(1, 10 ** len(start))
     return Fraction(int(whole or 0)) + int(start or 0) * shift + Fraction(int(period), 10 ** len(period) - 1) * shift
+
+
+def unending(text: str) -> Fraction:
+    """`0.1666...`, exactly, where the last digits repeat three times; Unreadable where they do not."""
+    whole, _, digits = text.partition(".")
+    for length in range(1, min(len(digits), 60) // 3 + 1):
+        period = digits[-length:]
+        if digits.endswith(period * 3):
+            return repeating(f"{whole}.{digits[: -3 * length]}\\overline{{{period}}}")
+    raise Unreadable

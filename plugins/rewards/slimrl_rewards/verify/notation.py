@@ -51,6 +51,7 @@ SIZES: Final = re.compile(
     r"|\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|rm|bf|it)(?![a-zA-Z])\s*"
 )
 THIN_THOUSANDS: Final = re.compile(r"(?<=\d)(?:\\[,;: !]|\{,\}|,\\!)\s*(?=\d{3}(?!\d))")
+SPACED_THOUSANDS: Final = re.compile(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?", re.ASCII)
 SPACES: Final = re.compile(r"\\[,;: !]|\\(?:quad|qquad|thinspace|enspace|hfill|newline|nobreak)(?![a-zA-Z])|[~\s]")
 BLANKS: Final = re.compile(r" {2,}")
 DEGREE: Final = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z])|\{\s*\\degree\s*\})|\\degree(?![a-zA-Z])")
@@ -80,7 +81,8 @@ def tidy(text: str) -> str:
     text = SPACES.sub(" ", text).replace("\0", "\\\\")
     text = DEGREE.sub("\\\\degree ", text)
     text = FONT.sub(r" \1 ", text) if "\\" in text else text
-    return _unwrap(BLANKS.sub(" ", text))
+    text = _unwrap(BLANKS.sub(" ", text))
+    return text.replace(" ", "") if SPACED_THOUSANDS.fullmatch(text) else text
 
 
 def key(tidied: str) -> str:
@@ -91,7 +93,7 @@ def key(tidied: str) -> str:
 def _unwrap(text: str) -> str:
     for _ in range(8):  # layers around one answer; nobody means more
         before = text
-        text = text.strip(" ").rstrip(TAIL)
+        text = text.strip(" ").rstrip(TAIL.replace(".", "") if text.rstrip(" ").endswith("...") else TAIL)
         text = LEADING.sub("", text)
         for opening, closing in DELIMITERS:
             if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):

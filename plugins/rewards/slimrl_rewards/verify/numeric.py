@@ -45,13 +45,15 @@ def evaluate(value: Value, letters: Mapping[str, Digits], mp: Any) -> Digits:  #
         case Constant("i"):
             return mp.mpc(0, 1)
         case Based():
-            number = exact(value)
-            return mp.mpf(number.numerator)
+            try:
+                return mp.mpf(exact(value).numerator)
+            except NotRational as error:
+                raise Undefined from error
         case Apply(name, arguments):
             numbers = [evaluate(argument, letters, mp) for argument in arguments]
             try:
                 return _checked(FUNCTIONS[name](mp, *numbers), mp)
-            except (ArithmeticError, ValueError, TypeError, KeyError, NotRational) as error:
+            except (ArithmeticError, ValueError, TypeError, KeyError) as error:
                 raise Undefined from error
     raise Undefined
 

@@ -25,6 +25,7 @@ from slimrl_rewards.verify.nodes import (
     Unreadable,
     Value,
 )
+from slimrl_rewards.verify.signs import expanded
 
 MAX_TOKENS: Final = 1_000
 RELATIONS: Final = frozenset(["=", "<", ">", "<=", ">=", "!=", "le", "ge", "ne", "in"])
@@ -41,7 +42,7 @@ def parse(tokens: list[Token]) -> Answer:
     answer = parser.answers()
     if parser.next is not END:
         raise Unreadable
-    return answer
+    return expanded(answer) if parser.has_signs else answer
 
 
 class _Parser(Arithmetic):
@@ -55,10 +56,7 @@ class _Parser(Arithmetic):
             items.append(self.item())
         if len(items) == 1:
             return items[0]
-        flat: list[Answer] = []
-        for item in items:
-            flat.extend(item.items if isinstance(item, Several) and item.kind == "list" else [item])
-        return Several("list", tuple(flat))
+        return Several("list", tuple(items))
 
     def item(self) -> Answer:
         operands = [self.operand()]
@@ -102,10 +100,6 @@ class _Parser(Arithmetic):
         if isinstance(answer, Apply) and answer.name == "degree" and self.next.text in ("C", "F"):
             answer, unit = answer.arguments[0], "deg" + self.take().text
         unit += self.unit()
-        if self.has_signs:
-            self.has_signs = False
-            plus, minus = _with_sign(answer, 1), _with_sign(answer, -1)
-            return Several("list", (_of(plus, unit), _of(minus, unit)))
         return _of(answer, unit)
 
     def unit(self) -> str:
@@ -179,14 +173,3 @@ def _of(value: Value, unit: str) -> Answer:
         case "percent" | "pct" | "per cent":
             return Apply("percent", (value,))
     return Quantity(value, unit.strip())
-
-
-def _with_sign(value: Value, sign: int) -> Value:
-    """The value for the upper or the lower of its plus-minus signs."""
-    if not isinstance(value, Apply):
-        return value
-    if value.name in ("pm", "mp"):
-        (argument,) = value.arguments
-        inside = _with_sign(argument, sign)
-        return inside if (value.name == "pm") == (sign > 0) else Apply("neg", (inside,))
-    return Apply(value.name, tuple(_with_sign(argument, sign) for argument in value.arguments))
