@@ -23,7 +23,7 @@ class Request:
     since: float = 0.0
     """When its time began, on the loop's clock."""
     interrupted: int = 0
-    """How often a worker ended under it through no fault of its own."""
+    """How often a worker ended under it and nobody knows why."""
 
     def answer(self, scores: list[Score]) -> None:
         """The worker's answer; nothing where the caller has left."""

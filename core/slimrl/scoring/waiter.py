@@ -108,7 +108,8 @@ class Waiter:
         for request in late:
             del self._in_flight[request.id]
             request.expire(now - request.since, "; it held up the event loop" if request is guilty else "")
-        self._replace(self._process, "was held up")
+        self._track(_reaped(self._process))
+        self._replace("was held up", is_explained=guilty is not None)
 
     def _lost(self) -> None:
         """The process ended by itself."""
@@ -118,7 +119,7 @@ class Waiter:
         guilty = self._in_flight.pop(process.busy_with(), None)
         process.kill()
         self._track(self._explain(process, guilty))
-        self._replace(process, "ended", reap=False)
+        self._replace("ended", is_explained=guilty is not None)
 
     async def _explain(self, process: WorkerProcess, guilty: Request | None) -> None:
         ended = how_it_ended(await process.reap())
@@ -126,15 +127,14 @@ class Waiter:
         if guilty is not None:
             guilty.fail(f"the worker process {ended} while scoring")
 
-    def _replace(self, process: WorkerProcess, what: str, *, reap: bool = True) -> None:
+    def _replace(self, what: str, *, is_explained: bool) -> None:
+        """Ask the calls in flight again; only once where it cannot be told which of them was the trouble."""
         self._process = None
         for request in list(self._in_flight.values()):
-            request.interrupted += 1
+            request.interrupted += not is_explained
             if request.interrupted > MAX_INTERRUPTIONS or request.scores.done():
                 del self._in_flight[request.id]
                 request.fail(f"the worker process {what} more than once while this was scored")
-        if reap:
-            self._track(_reaped(process))
         self._track(self._restart())
 
     async def _restart(self) -> None:
