@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar, cast, get_type_hints
 
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP
 from slimrl.config.settings import Setting, did_you_mean, field_docs
@@ -18,13 +18,13 @@ T = TypeVar("T")
 WORDS: Final = {"true": True, "false": False}
 
 
-def read_flags(argv: Sequence[str], kind: type[T], more: Sequence[type] = ()) -> tuple[T, list[Any]]:
+def read_flags(argv: Sequence[str], kind: type[T], more: Sequence[object] = ()) -> tuple[T, list[Any]]:
     """An instance of `kind` from a command line, and one of each of `more`, whose flags it takes too.
 
-    A list adds up when its flag is repeated, of any other flag the last one counts. Raises ConfigError with
-    everything that is wrong.
+    `more` are dataclasses, or instances whose values stand where no flag is given. A list adds up when its flag is
+    repeated, of any other flag the last one counts. Raises ConfigError with everything that is wrong.
     """
-    table = {setting.name: setting for one in (kind, *more) for setting in _settings(one)}
+    table = {setting.name: setting for one in (kind, *more) for setting in _settings(_type(one))}
     values: dict[str, Any] = {}
     problems: list[str] = []
     for typed, words in _split(argv, problems):
@@ -46,10 +46,10 @@ def read_flags(argv: Sequence[str], kind: type[T], more: Sequence[type] = ()) ->
         values[name] = (*values.get(name, ()), *value) if setting.item else value
     if problems:
         raise ConfigError(problems)
-    made = [
-        one(**{field.name: values[field.name] for field in fields(one) if field.name in values})
-        for one in (kind, *more)
-    ]
+    made = []
+    for one in (kind, *more):
+        found = {field.name: values[field.name] for field in fields(_type(one)) if field.name in values}
+        made.append(one(**found) if isinstance(one, type) else replace(cast(Any, one), **found))
     return made[0], made[1:]
 
 
@@ -70,6 +70,10 @@ def print_help(usage: str, about: str, kind: type, more: Sequence[type] = ()) ->
             lines += [f"  {setting.flag}{takes}", *text]
     lines += ["", *textwrap.wrap(PLUGIN_FLAGS_HELP, 100)]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _type(one: object) -> type[Any]:
+    return one if isinstance(one, type) else type(one)
 
 
 def _settings(kind: type) -> Iterator[Setting]:

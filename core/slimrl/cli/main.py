@@ -20,6 +20,7 @@ COMMANDS = {
     "model": "fetch a small model to try things with",
     "serve": "serve a model over HTTP with the embedded engine",
     "score": "score a file of responses with any reward",
+    "rescore": "score a finished run's samples with another reward",
 }
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
