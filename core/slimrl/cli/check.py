@@ -78,7 +78,7 @@ def _suite(reference: str, flags: CheckFlags, registry: Registry, plugin_options
     only_rewards = {"--input": flags.input, "--reward-key": flags.reward_key, "--group-rm": flags.group_rm or None}
     unused = [name for name, value in only_rewards.items() if value is not None]
     if kind != "reward" and unused:
-        raise UsageError(f"{unused[0]} has no effect on a {NOUNS[kind]}; {reference!r} is checked as one")
+        raise UsageError(f"{unused[0]} is for rewards; {reference!r} is checked as {NOUNS[kind]}")
     config = Config(rollout=RolloutConfig(reward_key=flags.reward_key, rm_url=flags.rm_url))
     return Suite(
         kind=kind,
