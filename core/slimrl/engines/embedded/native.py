@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from slimrl.engines.embedded.prefill_attention import PrefillAttention
 from slimrl.engines.embedded.runner import Prompt, Row
 from slimrl.engines.embedded.scoring import score
 from slimrl.engines.embedded.shape import ModelShape, read_config, shape_of
+from slimrl.engines.embedded.threads import ThreadChoice
 from slimrl.errors import EngineError
 
 
@@ -44,6 +46,7 @@ class NativeRunner:
         self._device = device
         self._chunk = chunk
         self._deterministic = deterministic
+        self._lone_row = ThreadChoice()
         self.reset()
 
     def reset(self) -> None:
@@ -139,7 +142,9 @@ class NativeRunner:
                 hidden = decode_in_blocks(self.model, tokens, positions, self._decode)
                 logits = logits_in_blocks(self.model, hidden)
             else:
-                logits = self.model.logits(self.model.forward(tokens, positions, self._decode))
+                is_alone = len(rows) == 1 and self._device.type == "cpu"
+                with self._lone_row.step() if is_alone else nullcontext():
+                    logits = self.model.logits(self.model.forward(tokens, positions, self._decode))
         for row in rows:
             row.length += 1
         return rows, logits
