@@ -280,7 +280,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(folder: Path) -> None:
     with start(folder, 30) as process:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     rows = read(folder)
     assert 3 <= len(rows) < 30
     assert f"stopped; {len(rows)} of 30 lines are done" in stderr
