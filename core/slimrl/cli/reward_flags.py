@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 
 from slimrl.config.check import REMOTE_RM
 from slimrl.errors import ConfigError
@@ -23,3 +24,10 @@ def check_rm_url(rm_url: str | None, rewards: RewardTable) -> None:
     resolved = [component.resolved for component in rewards.components()]
     if rm_url is not None and not any(one.entry_point is None or one.name.endswith(REMOTE_RM) for one in resolved):
         raise ConfigError(f"--rm-url has no effect without {REMOTE_RM}")
+
+
+def shown_command(words: Sequence[str], rm_url: str | None) -> str:
+    """A command line to be typed again; what may be a secret in --rm-url is left out of it."""
+    if rm_url is not None and ("@" in rm_url or "?" in rm_url) and "${" not in rm_url:
+        words = [word.replace(rm_url, "URL") for word in words]
+    return shlex.join(words)

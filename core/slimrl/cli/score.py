@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any, Final
 from slimrl.cli.command_flags import print_help, read_flags, wants_help
 from slimrl.cli.main import EXIT_INTERRUPTED
 from slimrl.cli.plugin_flags import take_plugin_flags
-from slimrl.cli.reward_flags import check_rm_url, check_scoring
+from slimrl.cli.reward_flags import check_rm_url, check_scoring, shown_command
 from slimrl.config import Config, RolloutConfig
 from slimrl.errors import SlimrlError, UsageError
 from slimrl.registry import Options, RewardReferences, RewardTable, load, resolve_rewards
@@ -223,6 +222,6 @@ def _identity(source: SampleFile, scan: Scan, rewards: RewardTable, plugin_optio
 
 def _interrupted(job: Job, argv: Sequence[str]) -> int:
     done, total = job.outcomes.num_lines, job.scan.num_lines
-    command = shlex.join(["slimrl", "score", *argv])
+    command = shown_command(["slimrl", "score", *argv], job.options[RolloutConfig].rm_url)
     sys.stderr.write(f"stopped; {done:,} of {total:,} lines are done. Go on with:\n{command}\n")
     return EXIT_INTERRUPTED

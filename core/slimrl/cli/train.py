@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -11,6 +10,7 @@ from typing import TypeVar
 
 from slimrl.cli.main import EXIT_INTERRUPTED
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, take_plugin_flags
+from slimrl.cli.reward_flags import shown_command
 from slimrl.config import Config, RolloutConfig
 from slimrl.config.check import check
 from slimrl.config.eval_sets import eval_datasets
@@ -55,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
     words = ["slimrl", "train", *argv]
     if prepared.config.ckpt.load is None:  # who said where to load from said it for the resumed run too
         words += ["--load", str(finished.checkpoints)]
-    sys.stdout.write(f"stopped after step {finished.step}; go on with:\n{shlex.join(words)}\n")
+    sys.stdout.write(
+        f"stopped after step {finished.step}; go on with:\n{shown_command(words, prepared.config.rollout.rm_url)}\n"
+    )
     return EXIT_INTERRUPTED
 
 
