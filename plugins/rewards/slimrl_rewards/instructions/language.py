@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice, pairwise
 from typing import Final
 
 from slimrl_rewards.instructions.arguments import Relation
@@ -11,12 +12,47 @@ from slimrl_rewards.instructions.check import Check, MakeCheck, without_argument
 from slimrl_rewards.instructions.english import English
 from slimrl_rewards.instructions.text import plain_words, without_punctuation
 
+STOP_WORDS: Final = frozenset(
+    re.findall(
+        r"\w+",
+        "a about above after again against ain all am an and any are aren as at be because been before being below "
+        "between both but by can couldn d did didn do does doesn doing don down during each few for from further had "
+        "hadn has hasn have haven having he her here hers herself him himself his how i if in into is isn it its "
+        "itself just ll m ma me mightn more most mustn my myself needn no nor not now o of off on once only or other "
+        "our ours ourselves out over own re s same shan she should shouldn so some such t than that the their theirs "
+        "them themselves then there these they this those through to too under until up ve very was wasn we were "
+        "weren what when where which while who whom why will with won wouldn y you your yours yourself yourselves",
+    )
+)
+"""The NLTK project's stop words of English without those that have an apostrophe: no counted word has one."""
 TAGGER_CONTEXT: Final = 8
 """Tokens that are tagged for the first one's part of speech; it depends on two after it."""
 
 
 def with_english(english: English) -> Mapping[str, MakeCheck]:
     """The instructions, ready to be given their arguments."""
+
+    def tokens(text: str) -> Iterator[str]:
+        for sentence in english.sentences(text):
+            yield from english.tokens(sentence)
+
+    def number_words(*, num_words: int, relation: Relation) -> Check:
+        """So many words."""
+        return lambda text: relation(len(english.words(text)), num_words)
+
+    def word_count_range(*, min_words: int, max_words: int) -> Check:
+        """So many words, at least and at most."""
+        return lambda text: min_words <= len(english.words(text)) <= max_words
+
+    def stop_words(*, percentage: float) -> Check:
+        """At most that percentage of the words are stop words; there is a word."""
+
+        def check(text: str) -> bool:
+            words = english.words(text)
+            num_stop_words = sum(word.lower() in STOP_WORDS for word in words)
+            return bool(words) and num_stop_words / len(words) * 100 <= percentage
+
+        return check
 
     def response_language(*, language: str) -> Check:
         """All of it is in the language; a text without letters is in any."""
@@ -32,7 +68,7 @@ def with_english(english: English) -> Mapping[str, MakeCheck]:
 
     def capital_word_frequency(*, capital_frequency: int, capital_relation: Relation) -> Check:
         """So many words are written in capitals."""
-        return lambda text: capital_relation(sum(map(str.isupper, english.tokens(text))), capital_frequency)
+        return lambda text: capital_relation(sum(map(str.isupper, tokens(text))), capital_frequency)
 
     def number_sentences(*, num_sentences: int, relation: Relation) -> Check:
         """So many sentences."""
@@ -43,7 +79,7 @@ def with_english(english: English) -> Mapping[str, MakeCheck]:
 
         def check(text: str) -> bool:
             sentences = english.sentences(text)
-            return len(sentences) >= n and english.tokens(sentences[n - 1])[m - 1 : m] == [keyword.strip()]
+            return len(sentences) >= n and list(islice(tokens(sentences[n - 1]), m - 1, m)) == [keyword.strip()]
 
         return check
 
@@ -51,16 +87,18 @@ def with_english(english: English) -> Mapping[str, MakeCheck]:
         """The second token and the last but one are the keyword."""
 
         def check(text: str) -> bool:
-            tokens = english.tokens(text)
-            return len(tokens) > 1 and tokens[1] == tokens[-2] == keyword.strip()
+            start, end = list(islice(tokens(text), 2)), list[str]()
+            for sentence in reversed(english.sentences(text)):
+                end = english.tokens(sentence) + end
+                if len(end) > 1:
+                    break
+            return len(end) > 1 and start[1] == end[-2] == keyword.strip()
 
         return check
 
     def title_case(text: str) -> bool:
         """No token begins with a small letter and goes on with letters of one case; a lone letter may be small."""
-        return not any(
-            token[0].islower() and (token[1:].islower() or token[1:].isupper()) for token in english.tokens(text)
-        )
+        return not any(token[0].islower() and (token[1:].islower() or token[1:].isupper()) for token in tokens(text))
 
     def emoji_after_each_sentence(text: str) -> bool:
         """Each sentence ends with an emoji, or the next begins with one; punctuation aside."""
@@ -84,12 +122,15 @@ def with_english(english: English) -> Mapping[str, MakeCheck]:
             )
 
         def check(text: str) -> bool:
-            tokens = english.tokens(text)[:TAGGER_CONTEXT]
-            return bool(tokens) and "VB" in tag(tokens)[0][1]
+            first = list(islice(tokens(text), TAGGER_CONTEXT))
+            return bool(first) and "VB" in tag(first)[0][1]
 
         return check
 
     return {
+        "length_constraints:number_words": number_words,
+        "count:word_count_range": word_count_range,
+        "ratio:stop_words": stop_words,
         "language:response_language": response_language,
         "change_case:english_capital": without_arguments(english_capital),
         "change_case:english_lowercase": without_arguments(english_lowercase),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import string
 from collections.abc import Callable, Mapping
 from itertools import groupby, pairwise
 
 from slimrl_rewards.instructions.check import Check, MakeCheck, whatever_the_arguments, without_arguments
+from slimrl_rewards.instructions.keywords import whole_word
 from slimrl_rewards.instructions.text import EDGES, plain_words
 
 Split = Callable[[str], list[str]]
@@ -57,7 +57,7 @@ def about_sentences(split: Split) -> Mapping[str, MakeCheck]:
 
     def keyword_in_sentence(*, word: str, N: int) -> Check:
         """The N-th sentence has the word as a whole word; the 0-th is the last."""
-        pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+        pattern = whole_word(word)
 
         def check(text: str) -> bool:
             sentences = split(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import string
 import unicodedata
 from typing import Final
@@ -11,12 +10,6 @@ EDGES: Final = string.punctuation + " "
 """What is taken off the ends of a word or a line."""
 
 _NO_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
-_WORD: Final = re.compile(r"\w+")
-
-
-def runs_of_letters(text: str) -> list[str]:
-    r"""The maximal runs of `\w`: what IFEval counts as words."""
-    return _WORD.findall(text)
 
 
 def without_punctuation(text: str) -> str:
