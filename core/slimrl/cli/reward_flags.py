@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
 
 from slimrl.config.check import REMOTE_RM
 from slimrl.errors import ConfigError
@@ -28,6 +30,18 @@ def check_rm_url(rm_url: str | None, rewards: RewardTable) -> None:
 
 def shown_command(words: Sequence[str], rm_url: str | None) -> str:
     """A command line to be typed again; what may be a secret in --rm-url is left out of it."""
-    if rm_url is not None and ("@" in rm_url or "?" in rm_url) and "${" not in rm_url:
+    if rm_url is not None and _may_hold_secret(rm_url):
         words = [word.replace(rm_url, "URL") for word in words]
     return shlex.join(words)
+
+
+def _may_hold_secret(url: str) -> bool:
+    try:
+        parts = urlsplit(re.sub(r"\$\{\w+\}", "", url))  # a variable's name is none
+    except ValueError:
+        return True
+    if parts.username or parts.password:
+        return True
+    return any(
+        value or not equals for _, equals, value in (one.partition("=") for one in parts.query.split("&") if one)
+    )

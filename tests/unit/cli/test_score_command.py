@@ -338,6 +338,9 @@ def test_two_commands_do_not_write_one_file(slimrl: Run, folder: Path) -> None:
     [
         ("http://ada:secret@judge/", "--rm-url URL --json"),
         ("http://judge/?key=secret", "--rm-url URL --json"),
+        ("http://judge/?secret", "--rm-url URL --json"),
+        ("http://ada:secret@judge/?key=${KEY}", "--rm-url URL --json"),
+        ("http://[secret", "--rm-url URL --json"),
         ("http://judge/score", "--rm-url http://judge/score --json"),
         ("http://judge/?key=${KEY}", "--rm-url 'http://judge/?key=${KEY}' --json"),
     ],
