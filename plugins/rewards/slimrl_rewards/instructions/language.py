@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import Final
 
 from slimrl_rewards.instructions.arguments import Relation
@@ -33,8 +33,7 @@ def with_english(english: English) -> Mapping[str, MakeCheck]:
     """The instructions, ready to be given their arguments."""
 
     def tokens(text: str) -> Iterator[str]:
-        for sentence in english.sentences(text):
-            yield from english.tokens(sentence)
+        return chain.from_iterable(map(english.tokens, english.sentences(text)))
 
     def number_words(*, num_words: int, relation: Relation) -> Check:
         """So many words."""
@@ -87,8 +86,10 @@ def with_english(english: English) -> Mapping[str, MakeCheck]:
         """The second token and the last but one are the keyword."""
 
         def check(text: str) -> bool:
-            start, end = list(islice(tokens(text), 2)), list[str]()
-            for sentence in reversed(english.sentences(text)):
+            sentences = english.sentences(text)
+            start = list(islice(chain.from_iterable(map(english.tokens, sentences)), 2))
+            end: list[str] = []
+            for sentence in reversed(sentences):
                 end = english.tokens(sentence) + end
                 if len(end) > 1:
                     break
