@@ -33,7 +33,8 @@ async def score_file(source: SampleFile, outcomes: OutcomeFile, scorer: Scorer, 
             if not outcome.done():
                 outcomes.flush()
                 told(outcomes.num_lines)
-            outcome = await outcome
+                await asyncio.wait([outcome])  # Ctrl-C ends the wait, whatever the task makes of a cancellation
+            outcome = outcome.result()
         window.popleft()
         num_bytes -= size
         outcomes.write(outcome)
