@@ -24,8 +24,11 @@ COMPUTED: Final = re.compile(
 """What takes work: sums, integrals, factorials, powers of powers."""
 FUNCTION: Final = re.compile(r"sin|cos|tan|cot|sec|csc|log|ln|exp")
 EXPONENT: Final = re.compile(r"\^\s*\{?\s*-?\s*(\d+)")
+WORD: Final = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4,}")
+"""Outside of commands and text: a language, or code."""
 DIGITS: Final = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 UNIT: Final = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{([^{}]*)\}")
+ENVIRONMENT: Final = re.compile(r"\\(?:begin|end)\s*\{\w*\}")
 BASE: Final = re.compile(r"_\s*\{?(\d+)")
 
 SameByLibrary = Callable[[str, str], bool | None]
@@ -47,6 +50,7 @@ def is_tame(text: str) -> bool:
         and text.count(",") + text.count("&") + text.count(";") <= MAX_ITEMS
         and len(FUNCTION.findall(text)) <= MAX_FUNCTIONS
         and COMPUTED.search(text) is None
+        and WORD.search(UNIT.sub("", ENVIRONMENT.sub("", text))) is None
         and DIGITS.search(text) is None
         and all(len(power) <= 3 and int(power) <= MAX_EXPONENT for power in EXPONENT.findall(text))
     )

@@ -31,8 +31,11 @@ def context(digits: int) -> Any:  # Any: see Digits
     return made
 
 
-def evaluate(value: Value, letters: Mapping[str, Digits], mp: Any) -> Digits:  # Any: see Digits
-    """The number that a value is; Undefined where it is none, TooLarge out of bounds."""
+def evaluate(value: Value, letters: Mapping[str, Digits], mp: Any, *, is_real: bool = False) -> Digits:
+    """The number that a value is; Undefined where it is none, TooLarge out of bounds.
+
+    Where all is real, a part that is not is undefined: the square root of a negative number.
+    """
     match value:
         case Number(number):
             return mp.mpf(number.numerator) / number.denominator
@@ -50,11 +53,14 @@ def evaluate(value: Value, letters: Mapping[str, Digits], mp: Any) -> Digits:  #
             except NotRational as error:
                 raise Undefined from error
         case Apply(name, arguments):
-            numbers = [evaluate(argument, letters, mp) for argument in arguments]
+            numbers = [evaluate(argument, letters, mp, is_real=is_real) for argument in arguments]
             try:
-                return _checked(FUNCTIONS[name](mp, *numbers), mp)
+                number = _checked(FUNCTIONS[name](mp, *numbers), mp)
             except (ArithmeticError, ValueError, TypeError, KeyError) as error:
                 raise Undefined from error
+            if is_real and mp.im(number) != 0:
+                raise Undefined
+            return number
     raise Undefined
 
 

@@ -15,6 +15,8 @@ from slimrl_rewards.verify.numeric import Undefined, context, evaluate
 DIGITS: Final = 60
 TOLERANCE_DIGITS: Final = 40
 """Values that agree to this many digits are the same; no answer is a closer approximation of another than that."""
+MAX_WRITTEN: Final = 1_000
+"""Digits of a written number that count; so many are read."""
 POINTS: Final = 8
 """Points at which two functions are compared, until enough of them lie where both are real."""
 ENOUGH: Final = 3
@@ -109,50 +111,60 @@ def _exact(value: Value) -> Fraction | None:
 
 def _agree(one: Value, other: Value) -> bool:
     letters = letters_of(one) | letters_of(other)
-    mp = _context(DIGITS)
-    real = compared = 0
-    for point in _points(letters, mp):
-        left, right = _or_undefined(one, point, mp), _or_undefined(other, point, mp)
-        if left is None or right is None:
-            if (left is None) != (right is None) and not letters:
-                return False
+    precision = _written_digits(one) + _written_digits(other)
+    if letters:  # letters stand for real numbers, where all is real anywhere
+        verdict = _agree_at_points(one, other, letters, precision, is_real=True)
+        if verdict is not None:
+            return verdict
+    return bool(_agree_at_points(one, other, letters, precision, is_real=False))
+
+
+def _agree_at_points(
+    one: Value, other: Value, letters: frozenset[str], precision: int, *, is_real: bool
+) -> bool | None:
+    """Whether the two agree wherever both are defined; None if that is nowhere."""
+    mp = _context(DIGITS + precision)
+    compared = 0
+    for index, point in enumerate(_points(letters, mp)):
+        try:
+            left = evaluate(one, point, mp, is_real=is_real)
+            right = evaluate(other, point, mp, is_real=is_real)
+        except Undefined:
             continue
-        is_real = mp.im(left) == 0 and mp.im(right) == 0
-        if letters and not is_real and not _mentions_i(one) and not _mentions_i(other):
-            continue  # letters stand for real numbers, where the functions are real
-        if not _close(left, right, mp) and not _both_vanish(one, other, point, left, right):
+        if not _close(left, right, mp, TOLERANCE_DIGITS + precision) and not (
+            _vanishes(one, left, letters, index, mp) and _vanishes(other, right, letters, index, mp)
+        ):
             return False
         compared += 1
-        real += is_real
-        if real >= ENOUGH or not letters:
-            return True
-    return compared > 0
+        if compared >= ENOUGH:
+            break
+    return True if compared else None
 
 
-def _or_undefined(value: Value, point: dict[str, Any], mp: Any) -> Any:
-    try:
-        return evaluate(value, point, mp)
-    except Undefined:
-        return None
+def _close(one: Any, other: Any, mp: Any, digits: int = TOLERANCE_DIGITS) -> bool:
+    return bool(abs(one - other) <= mp.mpf(10) ** -digits * max(abs(one), abs(other)))
 
 
-def _close(one: Any, other: Any, mp: Any) -> bool:
-    return bool(abs(one - other) <= mp.mpf(10) ** -TOLERANCE_DIGITS * max(abs(one), abs(other)))
-
-
-def _both_vanish(one: Value, other: Value, point: dict[str, Any], left: Any, right: Any) -> bool:
-    """Whether both are 0 but for rounding: then they shrink when there are more digits."""
-    if max(abs(left), abs(right)) > 10.0**-TOLERANCE_DIGITS:
+def _vanishes(value: Value, number: Any, letters: frozenset[str], index: int, mp: Any) -> bool:
+    """Whether a number is 0 but for rounding: with more digits, less is left of it."""
+    if number == 0:
+        return True
+    if abs(number) > mp.mpf(10) ** -TOLERANCE_DIGITS:
         return False
-    mp = _context(2 * DIGITS)
-    left, right = _or_undefined(one, point, mp), _or_undefined(other, point, mp)
-    return left is not None and right is not None and bool(max(abs(left), abs(right)) < mp.mpf(10) ** (-DIGITS - 20))
+    finer = _context(mp.dps + DIGITS)
+    try:
+        rest = evaluate(value, list(_points(letters, finer))[index], finer)
+    except Undefined:
+        return False
+    return bool(abs(rest) <= abs(number) * finer.mpf(10) ** (-DIGITS // 2))
 
 
-def _mentions_i(value: Value) -> bool:
-    if isinstance(value, Apply):
-        return any(map(_mentions_i, value.arguments))
-    return value == Constant("i")
+def _written_digits(value: Value) -> int:
+    """Digits of the longest number in a value, if it is longer than numbers are."""
+    if isinstance(value, Number):
+        bits = max(value.value.numerator.bit_length(), value.value.denominator.bit_length())
+        return min(bits // 3, MAX_WRITTEN) if bits > 60 else 0
+    return max(map(_written_digits, value.arguments)) if isinstance(value, Apply) else 0
 
 
 def _points(letters: frozenset[str], mp: Any) -> Iterator[dict[str, Any]]:
@@ -170,6 +182,6 @@ def _points(letters: frozenset[str], mp: Any) -> Iterator[dict[str, Any]]:
         yield point
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _context(digits: int) -> Any:
     return context(digits)
