@@ -31,6 +31,8 @@ MAX_WAIT_S: Final = 30.0
 MAX_ANSWER_BYTES: Final = 1 << 20
 """Of one sample."""
 CONNECT_TIMEOUT_S: Final = 10.0
+QUIET_S: Final = 5.0
+"""Between two warnings of a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,7 @@ class _Connections:
     def __init__(self, settings: JudgeSettings) -> None:
         self._settings = settings
         self.last_failure = ""
+        self._quiet_until = 0.0
         limits = httpx.Limits(max_connections=settings.concurrency, keepalive_expiry=4.0)
         self._client = httpx.AsyncClient(
             transport=_WithQuery(AiohttpTransport(trust_env=False, limits=limits), settings.query),
@@ -133,7 +136,7 @@ class _Connections:
             if time.monotonic() + wait_s - started >= settings.timeout_s:
                 reason += f"; it would be asked again in {wait_s:.0f} s, which is past the deadline"
                 break
-            logger.warning("remote_rm: %s: %s; again in %.1f s", settings.address, reason, wait_s)
+            self._tell(f"{reason}; again in {wait_s:.1f} s")
             await asyncio.sleep(wait_s)
         raise RewardError(f"{settings.address} failed {attempt + 1} times, at last: {reason}")
 
@@ -157,6 +160,14 @@ class _Connections:
             return json.loads(text)
         except (ValueError, RecursionError):
             raise RewardError(f"{address} answered what is not JSON: {self._clean(_message(text))}") from None
+
+    def _tell(self, failure: str) -> None:
+        # every sample in flight meets the same outage
+        now = time.monotonic()
+        level = logging.WARNING if now >= self._quiet_until else logging.DEBUG
+        logger.log(level, "remote_rm: %s: %s", self._settings.address, failure)
+        if level == logging.WARNING:
+            self._quiet_until = now + QUIET_S
 
     def _clean(self, text: str) -> str:
         # a server or a library may repeat the address it was reached under
