@@ -143,7 +143,8 @@ def _in_another_reading(truth: Reading, given: Reading) -> bool:
     readings: list[tuple[Callable[[str], Answer], str]] = []
     if LIST_OF_THREES.search(truth.text) and LIST_OF_THREES.search(given.text):
         readings.append((lambda text: _parsed(text, thousands=False), "list"))
-    units = frozenset(word.strip() for text in (truth, given) for word in TEXT.findall(text.text)) & PLAIN_UNITS
+    texts = " ".join(TEXT.findall(truth.text) + TEXT.findall(given.text))
+    units = frozenset(re.findall("[A-Za-z]+", texts)) & PLAIN_UNITS
     if units:
         readings.append((lambda text: _parsed(text, units=units), ""))
     for parse_as, kind in readings:

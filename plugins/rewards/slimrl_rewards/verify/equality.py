@@ -196,9 +196,9 @@ def _same_number(truth: Value, given: Value) -> bool:
     match truth, given:
         case Based(digits), Number(value):
             return digits == str(value)
-        case Apply("percent" | "degree" as sign, (inside,)), _ if not _has_sign(given, sign):
+        case Apply("percent" | "degree" as sign, (inside,)), _ if not (_has_sign(given, sign) or letters_of(inside)):
             return same_value(inside, given)
-        case _, Apply("percent" | "degree" as sign, (inside,)) if not _has_sign(truth, sign):
+        case _, Apply("percent" | "degree" as sign, (inside,)) if not (_has_sign(truth, sign) or letters_of(inside)):
             return same_value(truth, inside)
     return False
 

@@ -22,6 +22,7 @@ TOKEN: Final = re.compile(
     |(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+(?![\w.]))?)
     |\\(?:text|textrm|mathrm|mbox|textnormal|operatorname|mathbb|begin|end)\*?\s*\{(?P<text>[^{}]*)\}
     |\\(?P<command>[A-Za-z]+|.)
+    |(?P<dollar>\$)(?=\s*[\d.])
     |(?P<word>[A-Za-z]+)
     |(?P<sign>\*\*|<=|>=|!=|==|[-+*/^_=<>!(),;:|&\[\]{}'%.])""",
     re.VERBOSE | re.DOTALL | re.ASCII,
@@ -63,6 +64,9 @@ COMMANDS: Final = {
     "dots": "ldots", "cdots": "ldots", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "lg": "log",
     "lparen": "(", "rparen": ")", "isin": "in", "sim": "approx", "infin": "infty",
 }  # fmt: skip
+FILLERS: Final = frozenset(["", "year", "approximately", "exactly", "usd"])
+"""Text that says nothing about the number that follows."""
+PLAIN_NUMBER: Final = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 NUMBER_WORDS: Final = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 Kind = Literal["number", "letter", "text", "command", "sign", "end"]
@@ -130,6 +134,8 @@ def _made(kind: str, raw: str, whole: str, blank: bool, units: frozenset[str]) -
             yield Token("command", name, blank)
         else:
             yield Token("command", name, blank)
+    elif kind == "dollar":
+        yield Token("command", "$$", blank)
     elif kind == "word":
         yield from _word(raw, blank, units)
     else:
@@ -150,7 +156,9 @@ def _text(raw: str, whole: str, blank: bool) -> Iterator[Token]:
         yield Token("command", "infty" if word in CONSTANT_WORDS and word != "pi" else word, blank)
     elif word in ("e", "i") and whole.startswith("\\mathrm"):
         yield Token("letter", word, blank)
-    elif word:
+    elif PLAIN_NUMBER.fullmatch(word):
+        yield Token("number", word, blank, number(word))
+    elif word.lower() not in FILLERS:
         yield Token("text", word, blank)
 
 

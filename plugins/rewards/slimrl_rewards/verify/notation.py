@@ -58,6 +58,8 @@ DEGREE: Final = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z])|\{\s*\\
 FONT: Final = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathcal|textbf|textit|emph|underline|displaystyle|vec|ensuremath)\s*\{([^{}]*)\}"
 )
+FONT_NAME: Final = re.compile(r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|textbf|textit|ensuremath)(?=\s*\{)")
+DOLLAR: Final = re.compile(r"(?<!\\)\$")
 WHOLE_TEXT: Final = re.compile(r"\\(?:text|textrm|mathrm|mbox|textnormal|operatorname)\s*\{([^{}]*)\}")
 DELIMITERS: Final = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"))
 LEADING: Final = re.compile(r"^(?:\\(?:approx|therefore|Rightarrow|implies)(?![a-zA-Z])|=|:)\s*")
@@ -80,8 +82,11 @@ def tidy(text: str) -> str:
     text = text.replace("\\\\", "\0")  # the end of a matrix row is no backslash before what follows
     text = SPACES.sub(" ", text).replace("\0", "\\\\")
     text = DEGREE.sub("\\\\degree ", text)
-    text = FONT.sub(r" \1 ", text) if "\\" in text else text
+    if "\\" in text:
+        text = FONT_NAME.sub("", FONT.sub(r" \1 ", text))
     text = _unwrap(BLANKS.sub(" ", text))
+    if len(DOLLAR.findall(text)) > 1:  # mathematics inside of the answer, as in `x = $5$`
+        text = DOLLAR.sub("", text)
     return text.replace(" ", "") if SPACED_THOUSANDS.fullmatch(text) else text
 
 
