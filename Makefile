@@ -29,6 +29,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/transport.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/rewards.py
 
 test-sglang: $(VENV)/.installed
 	tests/sglang/setup.sh .venv-sglang

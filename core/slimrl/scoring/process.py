@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from slimrl.errors import PluginError
 from slimrl.scoring.wire import HEADER, MARK, WorkerSpec, frame
@@ -38,44 +39,37 @@ class Made:
 class WorkerProcess(asyncio.Protocol):
     """A live worker: frames go to it, frames come from it, and it can be killed at any moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], mark: mmap.mmap) -> None:
         self.made: Mapping[int, Made] = {}
         self.on_frame: Callable[[bytes], None] = lambda payload: None
         """Called with every reply."""
         self.on_lost: Callable[[], None] = lambda: None
         """Called once when the process is gone or has closed its socket, unless it was killed."""
+        self._popen = popen
+        self._mark = mark
+        self._transport: asyncio.WriteTransport | None = None
         self._received = bytearray()
-        self._ended = False
-        self._mark_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in `kill`
-        self._mark_file.truncate(MARK.size)
-        self._mark = mmap.mmap(self._mark_file.fileno(), MARK.size)
+        self._is_over = False
 
     @classmethod
     async def start(cls, spec: WorkerSpec, timeout_s: float) -> WorkerProcess:
         """Start one and make the rewards in it; PluginError when that fails or takes too long."""
-        process = cls()
         ours, theirs = socket.socketpair()
-        with theirs:
-            process._popen = _start_interpreter(theirs.fileno(), process._mark_file.fileno())
         ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bytes] = loop.create_future()
-        process.on_frame = lambda payload: None if answer.done() else answer.set_result(payload)
-        process.on_lost = lambda: None if answer.done() else answer.set_exception(EOFError())
-        transport, _ = await loop.create_unix_connection(lambda: process, sock=ours)
-        process._transport = transport
-        # The path first: what the options are made of may lie anywhere on it.
-        process.send(frame(json.dumps(sys.path).encode()) + frame(pickle.dumps(spec)))
+        with theirs, tempfile.TemporaryFile() as file:
+            file.truncate(MARK.size)
+            mark = mmap.mmap(file.fileno(), MARK.size)
+            process = cls(_start_interpreter(theirs.fileno(), file.fileno()), mark)
         try:
             async with asyncio.timeout(timeout_s):
-                reply = json.loads(await answer)
+                reply = await process._introduce(ours, spec)
         except BaseException as error:
             process.kill()
             status = await process.reap()
             names = ", ".join(repr(reward.reference) for reward in spec.rewards.values())
             if isinstance(error, TimeoutError):
                 raise PluginError(f"reward {names}: the worker process did not start within {timeout_s:g} s") from error
-            if isinstance(error, EOFError):
+            if isinstance(error, OSError | EOFError):
                 raise PluginError(f"reward {names}: the worker process {how_it_ended(status)} at its start") from error
             raise
         if "problem" in reply:
@@ -87,9 +81,19 @@ class WorkerProcess(asyncio.Protocol):
         }
         return process
 
+    async def _introduce(self, channel: socket.socket, spec: WorkerSpec) -> Any:  # Any: a JSON value
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+        self.on_frame = lambda payload: None if answer.done() else answer.set_result(payload)
+        self.on_lost = lambda: None if answer.done() else answer.set_exception(EOFError())
+        self._transport, _ = await loop.create_unix_connection(lambda: self, sock=channel)
+        # The path first: what the options are made of may lie anywhere on it.
+        self.send(frame(json.dumps(sys.path).encode()) + frame(pickle.dumps(spec)))
+        return json.loads(await answer)
+
     def send(self, frames: bytes) -> None:
         """Send frames; what cannot go out at once is kept until it can."""
-        if not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frames)
 
     def busy_with(self) -> int:
@@ -99,11 +103,12 @@ class WorkerProcess(asyncio.Protocol):
 
     def kill(self) -> None:
         """End it and everything it started, now."""
-        self._ended = True
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        self._transport.abort()
-        self._mark_file.close()
+        self._is_over = True
+        if self._popen.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
+        if self._transport is not None:
+            self._transport.abort()
 
     async def reap(self) -> int:
         """Its exit status; follows `kill`."""
@@ -125,12 +130,9 @@ class WorkerProcess(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """From asyncio: the socket is closed."""
-        if not self._ended:
-            self._ended = True
+        if not self._is_over:
+            self._is_over = True
             self.on_lost()
-
-    _popen: subprocess.Popen[bytes]
-    _transport: asyncio.WriteTransport
 
 
 def _start_interpreter(channel: int, mark: int) -> subprocess.Popen[bytes]:

@@ -4,53 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from slimrl.errors import PluginError
-from slimrl.protocols import PluginOptions, Reward
-from slimrl.registry import Component, Resolved, RewardTable
+from slimrl.protocols import PluginOptions
+from slimrl.registry import Component, RewardTable
 from slimrl.scoring.cache import ScoreCache
-from slimrl.scoring.calling import compute
+from slimrl.scoring.inline import Inline, is_short
 from slimrl.scoring.mix import combine
 from slimrl.scoring.outcome import failed
 from slimrl.scoring.process import Made, WorkerProcess
 from slimrl.scoring.request import Request
+from slimrl.scoring.served import Served
 from slimrl.scoring.settings import DEFAULT_TIMEOUT_S, ScoringSettings
 from slimrl.scoring.waiter import Waiter
-from slimrl.scoring.wire import Call, RewardSpec, WorkerSpec, encode_call, for_reward
+from slimrl.scoring.wire import Call, RewardSpec, WorkerSpec, encode_call
 from slimrl.scoring.workers import WorkerPool
 from slimrl.types import Group, Sample, Score, Status
-
-logger = logging.getLogger(__name__)
-
-INLINE_CHARS: Final = 16_000
-"""A longer text goes to a worker, also where the reward may run here."""
-SLICE_S: Final = 0.002
-"""Rewards that run here let the event loop turn after this long."""
-SLOW_INLINE_S: Final = 0.01
-"""A reward that took longer here is called in a worker from then on, whatever it promised."""
-
-
-@dataclass
-class _Served:
-    """A reward and how it is called."""
-
-    number: int
-    resolved: Resolved
-    is_async: bool
-    is_group: bool
-    is_pure: bool
-    timeout_s: float
-    key: str | None
-    """The component that the reward itself says is its value."""
-    inline: Reward | None = None
-    """The reward itself, where it may run on the event loop."""
 
 
 class Scorer:
@@ -66,12 +40,12 @@ class Scorer:
         self._options = options
         self._settings = settings or ScoringSettings()
         self._resolved = list({c.resolved.reference: c.resolved for c in rewards.components()}.values())
-        self._served: dict[str, _Served] = {}
+        self._served: dict[str, Served] = {}
         self._ids = itertools.count(1)
         self._cache = ScoreCache(self._settings.cache_size)
         self._pool: WorkerPool | None = None
         self._waiter: Waiter | None = None
-        self._turn = asyncio.Lock()
+        self._inline = Inline(self._cache, value_required=self._settings.value_required)
 
     @property
     def cache_hits(self) -> int:
@@ -98,8 +72,9 @@ class Scorer:
                 self._waiter = Waiter(self._spec(waiting), start_timeout_s=start_timeout_s)
                 await self._waiter.start(None if computing else first)
         except BaseException:
-            first.kill()
             await self._stop()
+            first.kill()
+            await first.reap()
             raise
         self._served = {s.resolved.reference: s for s in served}
         return self
@@ -125,10 +100,10 @@ class Scorer:
             specs[number] = RewardSpec(found.reference, found.entry_point, found.file_hash, found.is_group)
         return WorkerSpec(specs, self._options, self._settings.memory_limit_bytes)
 
-    def _serve(self, number: int, made: Made) -> _Served:
+    def _serve(self, number: int, made: Made) -> Served:
         resolved, traits = self._resolved[number], made.traits
         is_inline = traits.inline and not (made.is_async or traits.group or resolved.is_group)
-        return _Served(
+        return Served(
             number=number,
             resolved=resolved,
             is_async=made.is_async,
@@ -176,7 +151,7 @@ class Scorer:
         served = self._served.get(component.resolved.reference)
         if served is None:
             raise PluginError("the scorer is not started; use it as `async with Scorer(...)`")
-        keys = self._keys(served, key)
+        keys = served.keys(key, is_alone=len(self._served) == 1)
         scores = await self._answers(served, samples, keys)
         for _ in range(self._settings.retries):
             again = [i for i, score in enumerate(scores) if score.status in ("error", "timeout")]
@@ -186,39 +161,44 @@ class Scorer:
                 scores[i] = score
         return scores
 
-    def _keys(self, served: _Served, key: str | None) -> tuple[str, ...]:
-        if key is None:
-            return (served.key,) if served.key else ()
-        # One reward has the key that was asked for or breaks its contract; of several, some may have their own.
-        return (key, served.key) if served.key and served.key != key and len(self._served) > 1 else (key,)
-
-    async def _answers(self, served: _Served, samples: list[Sample], keys: tuple[str, ...]) -> list[Score]:
+    async def _answers(self, served: Served, samples: list[Sample], keys: tuple[str, ...]) -> list[Score]:
         if served.is_group:
-            pending = self._submit(served, samples, keys)
-            await asyncio.wait([pending])
-            return pending.result()
-        scores: list[Score | None] = [None] * len(samples)
-        waiting: list[tuple[int, asyncio.Future[list[Score]]]] = []
-        here: list[tuple[int, bytes | None]] = []
+            return await self._submit(served, samples, keys)
+        scores: dict[int, Score] = {}
+        waiting: dict[int, asyncio.Future[list[Score]]] = {}
+        here: dict[int, tuple[Sample, bytes | None]] = {}
         for i, sample in enumerate(samples):
             cache_key = self._cache.key(served.number, keys, sample) if served.is_pure else None
             remembered = self._cache.get(cache_key) if cache_key else None
             if remembered is not None:
                 scores[i] = replace(remembered, seconds=0.0)
-            elif served.inline is not None and _chars(sample) <= INLINE_CHARS:
-                here.append((i, cache_key))
+            elif served.inline is not None and is_short(sample):
+                here[i] = (sample, cache_key)
             else:
-                waiting.append((i, self._pending(served, sample, keys, cache_key)))
+                waiting[i] = self._pending(served, sample, keys, cache_key)
         if here:
-            await self._here(served, samples, keys, here, scores)
+
+            def elsewhere(sample: Sample) -> asyncio.Future[list[Score]]:
+                return self._submit(served, [sample], keys)
+
+            found = await self._inline.score(served, keys, list(here.values()), elsewhere)
+            scores.update(zip(here, found, strict=True))
         if waiting:
-            await asyncio.wait({pending for _, pending in waiting})
-            for i, pending in waiting:
-                (scores[i],) = pending.result()
-        return [score for score in scores if score is not None]
+            await self._wait(served, waiting.values())
+            scores |= {i: pending.result()[0] for i, pending in waiting.items()}
+        return [scores[i] for i in range(len(samples))]
+
+    async def _wait(self, served: Served, pending: Iterable[asyncio.Future[list[Score]]]) -> None:
+        try:
+            await asyncio.wait(set(pending))
+        except asyncio.CancelledError:
+            if not served.is_pure:  # nobody else waits for them: what has not begun need not begin
+                for future in pending:
+                    future.cancel()
+            raise
 
     def _pending(
-        self, served: _Served, sample: Sample, keys: tuple[str, ...], cache_key: bytes | None
+        self, served: Served, sample: Sample, keys: tuple[str, ...], cache_key: bytes | None
     ) -> asyncio.Future[list[Score]]:
         """The score of a sample that a worker computes; samples that are the same are computed once."""
         if cache_key is None:
@@ -238,7 +218,7 @@ class Scorer:
         if not pending.cancelled():
             self._cache.put(cache_key, pending.result()[0])
 
-    def _submit(self, served: _Served, samples: Sequence[Sample], keys: tuple[str, ...]) -> asyncio.Future[list[Score]]:
+    def _submit(self, served: Served, samples: Sequence[Sample], keys: tuple[str, ...]) -> asyncio.Future[list[Score]]:
         call = Call(
             next(self._ids),
             served.number,
@@ -258,44 +238,3 @@ class Scorer:
         assert worker is not None, "started with what it serves"
         worker.submit(request)
         return request.scores
-
-    async def _here(
-        self,
-        served: _Served,
-        samples: list[Sample],
-        keys: tuple[str, ...],
-        here: list[tuple[int, bytes | None]],
-        scores: list[Score | None],
-    ) -> None:
-        """Call a quick reward on the event loop, one group at a time and in short slices."""
-        async with self._turn:
-            began = time.perf_counter()
-            for i, cache_key in here:
-                if time.perf_counter() - began > SLICE_S:
-                    await asyncio.sleep(0)
-                    began = time.perf_counter()
-                remembered = self._cache.get(cache_key) if cache_key else None  # of the same text, just before
-                if remembered is not None:
-                    scores[i] = replace(remembered, seconds=0.0)
-                    continue
-                if served.inline is None:
-                    ((scores[i],),) = await asyncio.gather(self._submit(served, [samples[i]], keys))
-                    continue
-                cpu_s = time.thread_time()
-                call = Call(0, served.number, [for_reward(samples[i])], False, keys, self._settings.value_required, 0)
-                (score,) = compute(served.inline, call)
-                scores[i] = score
-                if cache_key:
-                    self._cache.put(cache_key, score)
-                if time.thread_time() - cpu_s > SLOW_INLINE_S:
-                    logger.warning(
-                        "reward %s took %.0f ms where it may run on the event loop; it runs in a worker from now on",
-                        served.resolved.name,
-                        score.seconds * 1000,
-                    )
-                    served.inline = None
-
-
-def _chars(sample: Sample) -> int:
-    label = sample.label
-    return len(sample.response) + (len(label) if isinstance(label, str) else 0)
