@@ -97,15 +97,15 @@ class RolloutManager:
         if not all(is_finished(group) for group in self.buffer.groups):
             await self._engine.abort_all()  # what was cut off would otherwise be generated for nobody
         self._last = filled
-        self._tell_unscored(step, filled.kept + filled.dropped)
+        self._tell_unscored(filled.kept + filled.dropped, step=step)
         metrics = {**rollout_metrics(filled, version=step), **self._cache_metrics(), **await self._engine_metrics()}
         return make_batch(step, filled.kept), metrics
 
-    def _tell_unscored(self, step: int | None, groups: Sequence[Group], **where: str) -> None:
+    def _tell_unscored(self, groups: Sequence[Group], **where: str | int) -> None:
         """An event that names the samples without a score, their reward and the reason."""
         unscored = find_unscored(groups)
         if unscored:
-            self._run.event("unscored", step=step, **where, outcomes=[entry.told() for entry in unscored[:MAX_TOLD]])
+            self._run.event("unscored", **where, outcomes=[entry.told() for entry in unscored[:MAX_TOLD]])
 
     def _cache_metrics(self) -> dict[str, float]:
         """Samples that were scored from memory since the last call; in no count of a step, it is not repeatable."""
@@ -127,7 +127,7 @@ class RolloutManager:
         for eval_set in self._eval_sets:
             groups = await evaluate(eval_set.groups(), self._produce(eval_set.sampling))
             metrics |= eval_metrics(eval_set.name, groups)
-            self._tell_unscored(None, groups, eval_set=eval_set.name)
+            self._tell_unscored(groups, eval_set=eval_set.name)
             if self._settings.rollout.on_unscored == "stop" and (failure := first_failure(groups)):
                 raise RolloutError(f"evaluation set {eval_set.name}: {failure}")
         self._cache_metrics()  # as below

@@ -22,7 +22,7 @@ from typing import BinaryIO, Final, cast
 
 from slimrl.errors import PluginError, SlimrlError
 from slimrl.protocols import Reward
-from slimrl.registry import Registry, is_async_callable, load
+from slimrl.registry import PluginSelection, Registry, is_async_callable, load
 from slimrl.registry.discover import Catalogue, last_line
 from slimrl.registry.resolve import Resolved
 from slimrl.scoring.calling import compute
@@ -73,7 +73,9 @@ def introduce(stream: BinaryIO) -> dict[int, Reward] | None:
 def make_rewards(spec: WorkerSpec) -> dict[int, Reward]:
     """The rewards by their numbers, from the sources the scorer saw; PluginError otherwise."""
     entry_points = sorted({reward.entry_point for reward in spec.rewards.values() if reward.entry_point})
-    registry = load(entry_points, warn=False) if entry_points else Registry(Catalogue((), (), ()))
+    # The scorer has chosen among the installed plugins (-p, SLIMRL_PLUGINS); a worker takes what it is told.
+    everything = PluginSelection()
+    registry = load(entry_points, selection=everything, warn=False) if entry_points else Registry(Catalogue((), (), ()))
     return {number: make_reward(registry, reward, spec) for number, reward in spec.rewards.items()}
 
 

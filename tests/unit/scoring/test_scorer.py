@@ -15,7 +15,7 @@ import pytest
 
 from slimrl import Group, Sample, Score, Status, registry
 from slimrl.errors import PluginError
-from slimrl.registry import Options
+from slimrl.registry import Options, PluginSelection
 from slimrl.registry.resolve import Resolved
 from slimrl.registry.rewards import Component, RewardTable
 from slimrl.scoring import Scorer, ScoringSettings
@@ -275,6 +275,22 @@ def test_a_plugins_options_reach_its_worker(install) -> None:
             return limited.value
 
     assert asyncio.run(go()) == 7.0
+
+
+def test_a_worker_takes_the_plugin_it_is_told_whatever_the_environment_leaves_out(
+    install, reward_plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("rl-reward-own", {"own_reward": reward_plugin("own")})
+    monkeypatch.setenv("SLIMRL_PLUGINS", "")
+    reward = registry.load(selection=PluginSelection(), warn=False).resolve("reward", "own")
+
+    async def go() -> float | None:
+        async with Scorer(one(reward), Options(), ScoringSettings(num_workers=1)) as scorer:
+            scored = sample("1")
+            await scorer.score(Group(0, [scored]))
+            return scored.value
+
+    assert asyncio.run(go()) == 1.0
 
 
 def test_async_rewards_wait_together(rewards: Path) -> None:
