@@ -6,7 +6,7 @@ import math
 import pickle
 import statistics
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from slimrl.testing.finding import Check, Word, failure, ok, warning
 from slimrl.testing.malformed import malformed
@@ -17,6 +17,9 @@ SLOW_IMPORT_S: Final = 1.0
 SLOW_FACTORY_S: Final = 20.0
 INLINE_S: Final = 1e-3
 BLOCKED_S: Final = 0.5
+BROKEN: Final = ("the reward returned", "the reward's", "the worker process", "reward '")
+"""How the scorer begins when it is not the reward that speaks."""
+MOST_CHARS: Final = 160
 SHOWN: Final = 3
 """So many examples of a finding are shown."""
 
@@ -67,7 +70,7 @@ def golden(trial: RewardTrial) -> Word:
 
 def returns_outcomes(trial: RewardTrial) -> Word:
     """A number, named components, a Score or None; whatever else it returns is an error of the reward."""
-    wrong = [s.reason for s in trial.golden_scores if s.status == "error" and "raised" not in s.reason]
+    wrong = [s.reason for s in trial.golden_scores if _why(s) == "broken"]
     late = [s.reason for s in trial.golden_scores if s.status == "timeout"]
     if wrong or late:
         return failure(_some(wrong + late))
@@ -82,18 +85,18 @@ def returns_outcomes(trial: RewardTrial) -> Word:
 
 
 def survives(name: str, trial: RewardTrial) -> Word:
-    """An odd sample is scored, abstained from, or refused with an exception, in time."""
+    """An odd sample is scored, abstained from, or refused with RewardError, in time."""
     scores = trial.malformed_scores[name]
     late = [s for s in scores if s.status == "timeout"]
     if late:
         return failure(f"{len(late)} of {len(scores)} over the deadline: {late[0].reason}; look for what is not linear")
-    raised = [s for s in scores if s.status == "error" and "raised" in s.reason]
-    broken = [s for s in scores if s.status == "error" and "raised" not in s.reason]
-    if broken:
-        return failure(_some([s.reason for s in broken]))
-    if raised:
-        return warning(f"{len(raised)} of {len(scores)} would have no score: {raised[0].reason}")
-    return ok(_statuses(scores))
+    if broken := [s.reason for s in scores if _why(s) == "broken"]:
+        return failure(_some(broken))
+    if raised := [s.reason for s in scores if _why(s) == "raised"]:
+        return warning(f"{len(raised)} of {len(scores)} have no score: {raised[0][:MOST_CHARS]}; if meant: RewardError")
+    refused = [s.reason for s in scores if _why(s) == "refused"]
+    told = [f"{len(refused)} refused: {refused[0][:MOST_CHARS]}"] if refused else []
+    return ok(", ".join([*_statuses(scores), *told]))
 
 
 def same_twice(trial: RewardTrial) -> Word:
@@ -218,14 +221,23 @@ def _differs(trial: RewardTrial, samples: Sequence[int], when: str) -> Word:
     return warning(f"{told}; a run of it cannot be repeated")
 
 
-def _statuses(scores: Sequence[Score]) -> str:
+def _why(score: Score) -> Literal["", "refused", "raised", "broken"]:
+    """Why a sample has no score: the reward said so itself (RewardError), raised something else, or broke a rule."""
+    if score.status != "error":
+        return ""
+    if score.reason.startswith("the reward raised"):
+        return "raised"
+    return "broken" if score.reason.startswith(BROKEN) else "refused"
+
+
+def _statuses(scores: Sequence[Score]) -> list[str]:
     counts = {status: sum(s.status == status for s in scores) for status in ("scored", "abstained")}
-    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    return [f"{count} {status}" for status, count in counts.items() if count]
 
 
 def _some(texts: Sequence[str]) -> str:
     more = f" (and {len(texts) - SHOWN} more)" if len(texts) > SHOWN else ""
-    return "; ".join(texts[:SHOWN]) + more
+    return "; ".join(text[:MOST_CHARS] for text in texts[:SHOWN]) + more
 
 
 def _time(seconds: float) -> str:

@@ -25,6 +25,8 @@ USUAL = (
 """What a reward is tried on where its author gives no examples."""
 START_TIMEOUT_S = ScoringSettings.start_timeout_s
 """Imports and the factory have as long as in a run."""
+QUICK_S = 1.0
+"""A judge that cannot be reached would be asked again and again."""
 MOST_INSIDE = 50
 """So many examples are looked at from inside; all of them are scored."""
 
@@ -83,7 +85,7 @@ class RewardTrial:
         samples = [
             example.sample(place)
             for place, (example, score) in enumerate(zip(self.golden, self.golden_scores, strict=True))
-            if score.status != "timeout"
+            if score.status in ("scored", "abstained") or (score.status == "error" and score.seconds < QUICK_S)
         ][:MOST_INSIDE]
         timeout_s = START_TIMEOUT_S + 2 * self.deadline_s * max(1, len(samples))
         return self._ask(samples, hash_seed, timeout_s)

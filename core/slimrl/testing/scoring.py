@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from slimrl.config import Config
-from slimrl.errors import PluginError
+from slimrl.errors import PluginError, RewardError
 from slimrl.registry import KINDS, Kind, Options, load
 from slimrl.registry.adapt import adapt
 from slimrl.registry.discover import last_line
@@ -56,6 +56,8 @@ def score(
         returned = reward(sample)
         if inspect.isawaitable(returned):
             returned = _wait(_as_coroutine(returned))
+    except RewardError as error:
+        return failed(str(error))
     except Exception as error:  # a plugin's edge
         return failed(f"the reward raised {last_line(error)}")
     key = reward_key or traits_of(reward).key

@@ -14,7 +14,7 @@ from slimrl.types import Score
 
 REWARDS = r"""
 import os, random, re, time
-from slimrl import Score, reward_traits
+from slimrl import RewardError, Score, reward_traits
 
 @reward_traits(pure=True, inline=True)
 def right(sample):
@@ -29,6 +29,14 @@ def quadratic(sample):
 
 def needs_label(sample):
     return float(len(sample.label))
+
+def refuses(sample):
+    if sample.label is None: raise RewardError("no label to compare with")
+    return 1.0
+
+def crashes(sample):
+    if not sample.response: os._exit(3)
+    return 1.0
 
 def nan(sample): return float("nan")
 def text(sample): return "good"
@@ -103,7 +111,9 @@ def test_a_sound_reward_passes_every_check(rewards: Path, name: str) -> None:
     [
         ("hangs", "empty_response", "failure", "3 of 3 over the deadline"),
         ("quadratic", "huge_response", "failure", "1 of 9 over the deadline"),
-        ("needs_label", "no_label", "warning", "1 of 1 would have no score: the reward raised TypeError"),
+        ("needs_label", "no_label", "warning", "1 of 1 have no score: the reward raised TypeError"),
+        ("refuses", "no_label", "ok", "1 refused: no label to compare with"),
+        ("crashes", "empty_response", "failure", "the worker process"),
         ("nan", "returns", "failure", "not finite"),
         ("text", "returns", "failure", "str 'good'"),
         ("parts", "returns", "warning", "brief, right"),
