@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
 from slimrl.errors import SlimrlError
-from slimrl.registry import Registry, load
+from slimrl.registry import PluginSelection, Registry, load
 from slimrl.registry.discover import Catalogue, last_line
 from slimrl.testing.question import Question, Row
 
@@ -40,11 +40,13 @@ def answer(question: Question) -> Iterator[Row]:
     """Everything there is to say, as it comes."""
     started = time.perf_counter()
     try:
-        registry = load([question.entry_point]) if question.entry_point else Registry(Catalogue((), (), ()))
+        # Who asks has chosen among the installed plugins (-p, SLIMRL_PLUGINS); here it is what is told.
+        one, everything = question.entry_point, PluginSelection()
+        registry = load([one], selection=everything, warn=False) if one else Registry(Catalogue((), (), ()))
         resolved = registry.resolve(question.kind, question.reference, group=question.is_group)
         imported = time.perf_counter()
         plugin = resolved.make(question.options)
-    except Exception as error:  # a plugin's edge
+    except (Exception, SystemExit) as error:  # a plugin's edge
         yield {"problem": str(error) if isinstance(error, SlimrlError) else last_line(error)}
         return
     yield {"import_s": imported - started, "make_s": time.perf_counter() - imported}
