@@ -53,7 +53,7 @@ def test_the_spare_worker_takes_over_at_once_and_the_kill_lands_at_the_deadline(
 ) -> None:
     async def go() -> tuple[float, float, Score]:
         async with scorer_of(REWARDS, timeout_s=0.5) as scorer:
-            while len(scorer._pool._lanes) < 2:  # the spare is not warm yet
+            while len(scorer._pool._lanes) < 2:  # noqa: ASYNC110  # the spare is not warm yet
                 await asyncio.sleep(0.02)
             started = time.perf_counter()
             (late,) = await scored(scorer, make_sample("hang"))
