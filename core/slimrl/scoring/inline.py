@@ -30,8 +30,8 @@ Elsewhere = Callable[[Sample], Awaitable[list[Score]]]
 
 def is_short(sample: Sample) -> bool:
     """Whether a quick reward is quick on it."""
-    label = sample.label
-    return len(sample.response) + (len(label) if isinstance(label, str) else 0) <= MAX_CHARS
+    # A file of responses may hold anything under their key.
+    return sum(len(text) for text in (sample.response, sample.label) if isinstance(text, str)) <= MAX_CHARS
 
 
 class Inline:

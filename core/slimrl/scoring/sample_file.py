@@ -81,8 +81,6 @@ class SampleFile:
             has = ", ".join(list(map(str, row))[:20]) or "no keys"
             return failed(f"{where}: no key {keys.response!r} (--response-key); this line has: {has}")
         response, prompt, metadata = row[keys.response], row.get(keys.prompt), row.get(keys.metadata)
-        if not isinstance(response, str):
-            return failed(f"{where}: {keys.response!r} must be a string, got {type(response).__name__}")
         if prompt is not None and not isinstance(prompt, str | list):
             got = type(prompt).__name__
             return failed(f"{where}: {keys.prompt!r} must be a string or a list of chat messages, got {got}")
@@ -94,7 +92,7 @@ class SampleFile:
             prompt_tokens=[],
             label=row.get(keys.label),
             metadata=metadata if isinstance(metadata, dict) else {},
-            response=response,
+            response=response,  # a string, or else whatever the reward makes of it
             status=Status.COMPLETED,
         )
 

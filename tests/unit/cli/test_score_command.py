@@ -100,10 +100,9 @@ def test_the_summary_for_people_is_a_table_with_examples(slimrl: Run, folder: Pa
         ("[1]", "in.jsonl:1: expected a JSON object, got list"),
         ("[" * 200_000, "in.jsonl:1: not a JSON object: "),
         ({"label": "4"}, "in.jsonl:1: no key 'response' (--response-key); this line has: label"),
-        ({"response": 4}, "in.jsonl:1: 'response' must be a string, got int"),
         ({"response": "4", "prompt": 3}, "in.jsonl:1: 'prompt' must be a string or a list of chat messages, got int"),
     ],
-    ids=["broken", "empty", "list", "deep", "no response", "response", "prompt"],
+    ids=["broken", "empty", "list", "deep", "no response", "prompt"],
 )
 def test_a_line_that_cannot_be_read_is_an_error_outcome(slimrl: Run, folder: Path, line: Any, said: str) -> None:
     write(folder, [line, {"response": "4", "label": "4"}])
@@ -112,6 +111,18 @@ def test_a_line_that_cannot_be_read_is_an_error_outcome(slimrl: Run, folder: Pat
     assert (bad["status"], bad["value"], bad["reward"]) == ("error", None, None)
     assert bad["reason"].startswith(said)
     assert good["value"] == 1.0
+
+
+@pytest.mark.parametrize("response", [4, None, ["4"], True])
+@pytest.mark.parametrize("reward", ["deepscaler", "dapo", "boxed_f1"])
+def test_a_response_that_is_no_text_is_for_the_reward_to_judge(
+    slimrl: Run, folder: Path, reward: str, response: Any
+) -> None:
+    write(folder, [{"response": response, "label": "4"}, {"response": "4", "label": "4"}])
+    assert slimrl("score", "--rm-type", reward, *FILES).code == 0
+    odd, good = read(folder)
+    assert (odd["status"], odd["value"]) == ("error", None)
+    assert good["status"] == "scored"
 
 
 @given(st.lists(st.binary(max_size=60).map(lambda b: b.replace(b"\n", b" ")), max_size=5))
