@@ -19,8 +19,9 @@ COMMANDS = [
 ]
 
 
-def run(command: str, model: Path | None = None) -> subprocess.CompletedProcess[str]:
-    words = [str(model) if word == "DIR" else word for word in shlex.split(command)]
+def run(command: str, model: Path | None = None, output: Path | None = None) -> subprocess.CompletedProcess[str]:
+    instead = {"DIR": str(model), "scores.jsonl": str(output)}
+    words = [instead.get(word, word) for word in shlex.split(command)]
     words[:1] = [sys.executable, "-m", "slimrl"]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
@@ -32,8 +33,8 @@ def test_make_targets_exist(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("slimrl") and " serve " not in c])
-def test_commands_run(command: str, small_model: Path) -> None:
-    done = run(command, small_model)
+def test_commands_run(command: str, small_model: Path, tmp_path: Path) -> None:
+    done = run(command, small_model, tmp_path / "scores.jsonl")
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
