@@ -106,7 +106,7 @@ def compare(
         metrics = trainer.train(batch).metrics
         expected = slow.train(batch, batch.rewards, num_steps)
         mean_loss = np.mean([step["loss"] for step in expected])
-        assert metrics["train/loss"] == pytest.approx(mean_loss, abs=1e-6)
+        assert metrics["train/loss"] == pytest.approx(mean_loss, abs=1e-5)
         assert metrics["train/grad_norm"] == pytest.approx(np.mean([s["grad_norm"] for s in expected]), rel=1e-4)
     state = slow.model.state_dict()
     for name, tensor in trainer.export_weights():
