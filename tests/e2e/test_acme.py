@@ -88,15 +88,10 @@ def make_environment(folder: Path, wheel: Path) -> Environment:
     return environment
 
 
-def demo(folder: Path) -> Path:
-    """The demo's settings, with a reward still to be named."""
-    lines = (ROOT / "examples/arithmetic/demo.toml").read_text().splitlines(keepends=True)
-    (folder / "demo.toml").write_text("".join(line for line in lines if not line.startswith("custom-rm-path")))
-    return folder / "demo.toml"
-
-
-def train(environment: Environment, folder: Path, model: Path, *words: str) -> Outcome:
-    return environment.slimrl("train", "--config", demo(folder), "--hf-checkpoint", model, *words)
+def train(environment: Environment, model: Path, *words: str) -> Outcome:
+    return environment.slimrl(
+        "train", "--config", ROOT / "examples/arithmetic/demo.toml", "--hf-checkpoint", model, *words
+    )
 
 
 def test_it_is_listed_with_what_is_wrong_with_it(acme: Environment) -> None:
@@ -130,8 +125,8 @@ def test_its_reward_is_checked_and_scores_sums(acme: Environment, tmp_path: Path
     assert [finding for finding in findings.values() if finding["outcome"] != "ok"] == []
 
 
-def test_the_demo_takes_it_by_name_with_its_own_flags(acme: Environment, tmp_path: Path, small_model: Path) -> None:
-    outcome = train(acme, tmp_path, small_model, "--rm-type", "acme_good", "--acme-brief-chars", "20", "--dry-run")
+def test_the_demo_takes_it_by_name_with_its_own_flags(acme: Environment, small_model: Path) -> None:
+    outcome = train(acme, small_model, "--rm-type", "acme_good", "--acme-brief-chars", "20", "--dry-run")
     assert outcome.code == 0, outcome.stderr
     # a broken plugin nobody asked for is one line
     (warning,) = (line for line in outcome.stderr.splitlines() if "acme" in line)
@@ -147,9 +142,9 @@ def test_the_demo_takes_it_by_name_with_its_own_flags(acme: Environment, tmp_pat
     ],
 )
 def test_a_wrong_name_is_one_error_before_anything_starts(
-    acme: Environment, tmp_path: Path, small_model: Path, name: str, said: list[str]
+    acme: Environment, small_model: Path, name: str, said: list[str]
 ) -> None:
-    outcome = train(acme, tmp_path, small_model, "--rm-type", name)
+    outcome = train(acme, small_model, "--rm-type", name)
     assert outcome.code == 2
     assert outcome.stderr.count("error: ") == 1
     assert all(text in outcome.stderr for text in said), outcome.stderr
@@ -158,21 +153,21 @@ def test_a_wrong_name_is_one_error_before_anything_starts(
 
 
 @pytest.mark.parametrize("name", ["rl-reward-acme/math", "slimrl/math"])
-def test_a_qualified_name_decides_a_clash(acme: Environment, tmp_path: Path, small_model: Path, name: str) -> None:
-    outcome = train(acme, tmp_path, small_model, "--rm-type", name, "--dry-run")
+def test_a_qualified_name_decides_a_clash(acme: Environment, small_model: Path, name: str) -> None:
+    outcome = train(acme, small_model, "--rm-type", name, "--dry-run")
     assert outcome.code == 0, outcome.stderr
 
 
 def test_after_it_is_uninstalled_its_name_is_a_miss(wheel: Path, tmp_path: Path, small_model: Path) -> None:
     environment = make_environment(tmp_path / "environment", wheel)
     environment.pip("uninstall", "--quiet", "--yes", "rl-reward-acme")
-    outcome = train(environment, tmp_path, small_model, "--rm-type", "acme_good")
+    outcome = train(environment, small_model, "--rm-type", "acme_good")
     assert outcome.code == 2
     assert outcome.stderr.count("error: ") == 1
     assert "there is no reward 'acme_good' (--rm-type" in outcome.stderr
     assert "available: " in outcome.stderr
     assert outcome.cpu_s < MAX_CPU_S, outcome.cpu_s
-    assert train(environment, tmp_path, small_model, "--rm-type", "math", "--dry-run").code == 0
+    assert train(environment, small_model, "--rm-type", "math", "--dry-run").code == 0
 
 
 @pytest.mark.slow

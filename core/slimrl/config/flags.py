@@ -40,6 +40,9 @@ UNSUPPORTED = frozenset(
     ]
 )
 
+REWARD_CHOICES = frozenset({"rm_type", "reward", "custom_rm_path"})
+"""Ways to say what scores: one given as a flag goes before all that a file says, not only before the same one."""
+
 CONFIG_HELP = "TOML file of settings: a table per category, a key per flag. A flag overrides the file."
 
 
@@ -114,6 +117,8 @@ def parse(
     from_file = read_toml(config_file, table, problems) if config_file else {}
     if problems:
         raise ConfigError(problems)
+    if REWARD_CHOICES & from_flags.keys():
+        from_file = {name: value for name, value in from_file.items() if name not in REWARD_CHOICES}
     origins = dict.fromkeys(table, "default") | dict.fromkeys(from_file, f"file {config_file}")
     values = {**from_file, **from_flags}
     return Parsed(

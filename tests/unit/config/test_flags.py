@@ -143,3 +143,26 @@ def test_every_setting_has_a_help_text_and_one_name() -> None:
     table = settings()
     assert all(setting.help.endswith(".") for setting in table.values())
     assert table.keys() == flatten(Config()).keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        (["--rm-type", "f1"], ("f1", (), None)),
+        (["--reward", "f1=2"], (None, ("f1=2",), None)),
+        (["--custom-rm-path", "b.py:score"], (None, (), "b.py:score")),
+        ([], ("math", (), "a.py:score")),
+    ],
+)
+def test_a_reward_given_as_a_flag_goes_before_every_reward_of_the_file(
+    tmp_path: Path, words: list[str], chosen: tuple[str | None, tuple[str, ...], str | None]
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('[rollout]\nrm-type = "math"\ncustom-rm-path = "a.py:score"\nlabel-key = "label"\n')
+    parsed = parse(["--config", str(file), *words])
+    rollout = parsed.config.rollout
+    assert (rollout.rm_type, rollout.reward, rollout.custom_rm_path) == chosen
+    assert rollout.label_key == "label"
+    assert parsed.origins["custom_rm_path"] == (
+        "flag" if "--custom-rm-path" in words else "default" if words else f"file {file}"
+    )
