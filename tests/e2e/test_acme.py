@@ -165,6 +165,7 @@ def test_after_it_is_uninstalled_its_name_is_a_miss(wheel: Path, tmp_path: Path,
     assert outcome.code == 2
     assert outcome.stderr.count("error: ") == 1
     assert "there is no reward 'acme_good' (--rm-type" in outcome.stderr
+    assert "did you mean one of those below, or is the package that offers it not installed here?" in outcome.stderr
     assert "available: " in outcome.stderr
     assert outcome.cpu_s < MAX_CPU_S, outcome.cpu_s
     assert train(environment, small_model, "--rm-type", "math", "--dry-run").code == 0

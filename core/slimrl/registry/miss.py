@@ -49,7 +49,7 @@ def _meant(meant: Collection[str], name: str, offers: Collection[Offer]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.75 if meant else 0.5)
     said = f"; did you mean {close[0]!r}?" if close else ""
     if not meant:
-        return said
+        return said or "; did you mean one of those below, or is the package that offers it not installed here?"
     return f"{said or ':'} {'; '.join(meant)}"
 
 
