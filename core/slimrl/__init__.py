@@ -17,7 +17,7 @@ from slimrl.protocols import (
     RewardValue,
     Tracker,
 )
-from slimrl.traits import RewardTraits, reward_traits
+from slimrl.traits import RewardTraits, continues_samples, reward_traits
 from slimrl.types import (
     Completion,
     Group,
@@ -59,6 +59,7 @@ __all__ = [
     "UsageError",
     "Verdict",
     "__version__",
+    "continues_samples",
     "hookimpl",
     "last_boxed",
     "reward_traits",

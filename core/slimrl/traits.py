@@ -1,4 +1,4 @@
-"""What a reward says of itself, so that the scorer can serve it better; saying nothing is always safe."""
+"""What a reward or a generator says of itself, so that it is served better; saying nothing is always safe."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 F = TypeVar("F", bound=Callable[..., object])
 
 ATTRIBUTE: Final = "__slimrl_traits__"
+CONTINUES: Final = "__slimrl_continues__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,20 @@ def reward_traits(
         return function
 
     return decorate
+
+
+def continues_samples(generate: F) -> F:
+    """Decorate a generator that goes on from `sample.tokens` where a partial rollout cut a sample off.
+
+    Without it a sample that was cut off starts over.
+    """
+    setattr(generate, CONTINUES, True)
+    return generate
+
+
+def does_continue(generate: object) -> bool:
+    """Whether a generator says that it goes on from the tokens of a sample that was cut off."""
+    return getattr(generate, CONTINUES, False) is True
 
 
 def traits_of(reward: object) -> RewardTraits:

@@ -57,6 +57,8 @@ class Verdict:
     keep: bool
     reason: str = ""
     """Why a group is dropped, as a metric's suffix: `zero_std`, `too_long`."""
+    keep_when_insufficient: bool = False
+    """Of a dropped group: it is taken after all where a batch cannot be filled otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

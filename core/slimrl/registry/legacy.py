@@ -11,7 +11,13 @@ from slimrl.errors import PluginError
 from slimrl.protocols import DynamicFilter, PluginOptions, Reward, RewardValue
 from slimrl.types import Group, Sample, Verdict
 
-WELL_KNOWN: Final = MappingProxyType({"check_reward_nonzero_std": "check_reward_nonzero_std", "pop_first": "pop_first"})
+WELL_KNOWN: Final = MappingProxyType(
+    {
+        "check_reward_nonzero_std": "check_reward_nonzero_std",
+        "check_reward_nonzero_std_with_fallback": "check_reward_nonzero_std_with_fallback",
+        "pop_first": "pop_first",
+    }
+)
 """The last part of a slime path, and the name under which ours is offered."""
 
 
@@ -114,7 +120,7 @@ def bind_group_reward(function: Callable[..., Any], options: PluginOptions, is_a
 
 
 def bind_dynamic_filter(function: Callable[..., Any], options: PluginOptions, is_async: bool) -> DynamicFilter:
-    """slime's `(args, samples, **kwargs)`, which returns a bool or an object with `keep` and `reason`."""
+    """slime's `(args, samples, **kwargs)`, which returns a bool or an object with `keep`, `reason` and so on."""
     if is_async:
         raise PluginError(f"dynamic filter {function!r} is `async def`; a filter is a plain function")
     arguments = SlimeArguments(options)
@@ -124,6 +130,7 @@ def bind_dynamic_filter(function: Callable[..., Any], options: PluginOptions, is
         result = function(arguments, [SlimeSample(sample) for sample in group if sample.value is not None])
         if isinstance(result, bool):
             return Verdict(result)
-        return Verdict(bool(result.keep), str(result.reason or ""))
+        insufficient = bool(getattr(result, "keep_when_insufficient", False))
+        return Verdict(bool(result.keep), str(result.reason or ""), insufficient)
 
     return keep

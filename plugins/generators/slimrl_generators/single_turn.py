@@ -6,11 +6,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from slimrl import EngineClient, Factory, Generate, PluginOptions, Sample, SamplingParams, Status, hookimpl
+from slimrl import (
+    EngineClient,
+    Factory,
+    Generate,
+    PluginOptions,
+    Sample,
+    SamplingParams,
+    Status,
+    continues_samples,
+    hookimpl,
+)
 
 STATUS: Final = {"stop": Status.COMPLETED, "length": Status.TRUNCATED, "abort": Status.ABORTED}
 
 
+@continues_samples
 async def generate(sample: Sample, sampling: SamplingParams, engine: EngineClient) -> Sample:
     """Append the engine's response; `max_new_tokens` counts the whole response, earlier tokens included."""
     budget = sampling.max_new_tokens - len(sample.tokens)
