@@ -84,7 +84,7 @@ def is_eval_due(config: Config, step: int) -> bool:
 def evaluate(crew: Crew, step: int, progress: StepProgress) -> None:
     """Evaluate the weights that have seen `step` steps."""
     progress.phase("evaluate")
-    metrics = crew.evaluate()
+    metrics = crew.evaluate(step)
     crew.log(step, metrics)
     progress.evaluated(step, metrics)
 

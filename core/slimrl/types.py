@@ -73,6 +73,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     sampling_seed: int | None = None
     skip_special_tokens: bool = True
+    min_new_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

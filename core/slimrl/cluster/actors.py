@@ -88,9 +88,9 @@ class ManagerActor:
         """One batch and its metrics."""
         return await self._manager.generate(step)
 
-    async def evaluate(self) -> dict[str, float]:
+    async def evaluate(self, step: int) -> dict[str, float]:
         """Metrics of the evaluation sets."""
-        return await self._manager.evaluate()
+        return await self._manager.evaluate(step)
 
     async def record(self, step: int, metrics: Mapping[str, float], report: TrainReport, batch: TrainBatch) -> None:
         """Write a trained step into the run folder."""

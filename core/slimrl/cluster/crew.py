@@ -76,9 +76,9 @@ class Crew:
         """Give the engine the trainer's weights."""
         return self._wait(self._trainer.publish.remote(version))  # type: ignore[no-any-return]
 
-    def evaluate(self) -> dict[str, float]:
-        """Metrics of the evaluation sets."""
-        return self._wait(self._manager.evaluate.remote())  # type: ignore[no-any-return]
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Metrics of the evaluation sets under weights that have seen `step` steps."""
+        return self._wait(self._manager.evaluate.remote(step))  # type: ignore[no-any-return]
 
     def record(self, step: int, metrics: Mapping[str, float], report: TrainReport, batch: BatchRef) -> None:
         """Write a trained step into the run folder."""

@@ -30,5 +30,15 @@ class EvalConfig:
     """Nucleus sampling threshold. Default: --rollout-top-p."""
     eval_top_k: int | None = None
     """Sample among the k likeliest tokens. Default: --rollout-top-k."""
+    eval_min_new_tokens: int | None = None
+    """New tokens at least in one response: no end before. Default: none."""
+    eval_max_prompt_len: int | None = None
+    """Prompt tokens at most; longer prompts are an error that names the row. Default: --rollout-max-prompt-len."""
+    eval_reward_key: str | None = None
+    """Which of a reward's named components is looked at. Default: --reward-key."""
+    eval_pass_threshold: float = 1.0
+    """A response passes, in pass@k, with a reward of this or more."""
+    log_passrate: bool = False
+    """Report pass@k of the training groups too, as rollout/pass@k."""
     skip_eval_before_train: bool = False
     """Leave out the evaluation before the first step."""

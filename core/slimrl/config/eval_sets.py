@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -33,6 +33,11 @@ class EvalDataset:
     top_k: int | None = None
     stop: tuple[str, ...] | None = None
     stop_token_ids: tuple[int, ...] | None = None
+    min_new_tokens: int | None = None
+    max_prompt_len: int | None = None
+    k: tuple[int, ...] | None = None
+    """Each k of pass@k; None: 1, 2, 4, ... up to the number of responses."""
+    pass_threshold: float | None = None
 
     @property
     def reward(self) -> str | None:
@@ -54,6 +59,9 @@ LIMITS: Mapping[str, str] = {
     "temperature": "eval_temperature",
     "top_p": "eval_top_p",
     "top_k": "eval_top_k",
+    "min_new_tokens": "eval_min_new_tokens",
+    "max_prompt_len": "eval_max_prompt_len",
+    "pass_threshold": "eval_pass_threshold",
 }
 """The flag whose range a number has."""
 
@@ -64,9 +72,26 @@ def eval_datasets(config: EvalConfig, problems: list[str]) -> list[EvalDataset]:
     A word of --eval-prompt-data without its partner is left out: the check of the flags reports it.
     """
     if config.eval_config is not None:
-        return read_eval_config(config.eval_config, problems)
-    words = config.eval_prompt_data
-    return [EvalDataset(name, Path(path)) for name, path in zip(words[::2], words[1::2], strict=False)]
+        sets = read_eval_config(config.eval_config, problems)
+    else:
+        words = config.eval_prompt_data
+        sets = [EvalDataset(name, Path(path)) for name, path in zip(words[::2], words[1::2], strict=False)]
+    return [replace(own, reward_key=own.reward_key or config.eval_reward_key) for own in sets]
+
+
+def check_counts(dataset: EvalDataset, config: EvalConfig, max_response_len: int | None) -> Iterator[str]:
+    """What of a set's numbers does not fit together."""
+    size = dataset.n_samples_per_eval_prompt or config.n_samples_per_eval_prompt
+    for k in dataset.k or ():
+        if not 1 <= k <= size:
+            yield (
+                f"evaluation set {dataset.name!r}: 'k' must be from 1 to the {size} responses per prompt "
+                f"(n_samples_per_eval_prompt); got {k}"
+            )
+    least = config.eval_min_new_tokens if dataset.min_new_tokens is None else dataset.min_new_tokens
+    most = dataset.max_response_len or config.eval_max_response_len or max_response_len
+    if least is not None and most is not None and least > most:
+        yield f"evaluation set {dataset.name!r}: at least {least} new tokens but at most {most} in a response"
 
 
 def read_eval_config(path: Path, problems: list[str]) -> list[EvalDataset]:

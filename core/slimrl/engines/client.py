@@ -233,6 +233,8 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
         fields["stop"] = params.stop
     if params.stop_token_ids:
         fields["stop_token_ids"] = params.stop_token_ids
+    if params.min_new_tokens:
+        fields["min_new_tokens"] = params.min_new_tokens
     if params.sampling_seed is not None:
         fields["sampling_seed"] = params.sampling_seed
     return fields

@@ -62,7 +62,10 @@ class StepProgress:
 
 def is_eval_mean(name: str) -> bool:
     """Whether a metric is the mean reward of an evaluation set, not one of its side figures."""
-    return not re.search(r"-(truncated_ratio|unscored_\w[^/]*|response_len_mean|score_seconds_(mean|max))$", name)
+    return not re.search(
+        r"-(truncated_ratio|unscored_\w[^/]*|response_len_(mean|max)|score_seconds_(mean|max)|pass@\d+|reward_.*_mean)$",
+        name,
+    )
 
 
 def step_line(step: int, total: int, metrics: Mapping[str, float]) -> str:

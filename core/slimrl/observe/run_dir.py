@@ -65,6 +65,6 @@ class RunDir:
         rows = [row for row in self.read_metrics() if row["step"] < step]
         if self.metrics.exists():
             write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
-        for path in self.rollouts.glob("*.parquet"):
+        for path in (*self.rollouts.glob("*.parquet"), *self.path.glob("eval/*/*.parquet")):
             if path.stem.isdigit() and int(path.stem) >= step:
                 path.unlink()

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from slimrl.data.prompts import PromptRow
+from slimrl.data.encoder import PromptEncoder
+from slimrl.data.prompts import PromptFile, PromptKeys, PromptRow
 from slimrl.data.source import Encode, Prompts, new_group
+from slimrl.errors import DataError
+from slimrl.observe.rollout_file import write_rollout
 from slimrl.rollout.loop import Produce
-from slimrl.rollout.unscored import unscored_metrics
-from slimrl.types import Group, SamplingParams, Status
+from slimrl.rollout.pass_rate import pass_rate_metrics
+from slimrl.rollout.settings import RolloutSettings
+from slimrl.rollout.unscored import metric_name, unscored_metrics
+from slimrl.types import Group, Prompt, SamplingParams, Status
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,10 @@ class EvalSet:
     sampling: SamplingParams
     group_size: int
     seed: int
+    pass_threshold: float = 1.0
+    """A response with this value or more passes."""
+    ks: tuple[int, ...] = ()
+    """Each k of pass@k; none: 1, 2, 4, ... up to the group's size."""
 
     def groups(self) -> list[Group]:
         """Pending groups, with the same seeds every time: two evaluations differ by the weights alone."""
@@ -31,6 +41,26 @@ class EvalSet:
             for i, (row, tokens) in enumerate(self.rows)
         ]
 
+    def metrics(self, groups: Sequence[Group]) -> dict[str, float]:
+        """What the finished groups come to."""
+        return eval_metrics(self.name, groups, pass_threshold=self.pass_threshold, ks=self.ks)
+
+
+def limited(encode: Encode, max_prompt_len: int | None) -> Encode:
+    """An encoder that refuses prompts of more tokens than --eval-max-prompt-len, naming the row."""
+    if max_prompt_len is None:
+        return encode
+
+    def encode_limited(prompt: Prompt, where: str) -> list[int]:
+        tokens = encode(prompt, where)
+        if len(tokens) > max_prompt_len:
+            raise DataError(
+                f"{where}: the prompt has {len(tokens)} tokens; --eval-max-prompt-len allows {max_prompt_len}"
+            )
+        return tokens
+
+    return encode_limited
+
 
 def encode_all(prompts: Prompts, encode: Encode) -> list[tuple[PromptRow, list[int]]]:
     """Every row with its token ids."""
@@ -38,21 +68,75 @@ def encode_all(prompts: Prompts, encode: Encode) -> list[tuple[PromptRow, list[i
     return [(row, encode(row.prompt, where)) for row, where in rows]
 
 
+def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[EvalSet]:
+    """The evaluation sets that the configuration names, read and encoded; `encoder` is that of training."""
+    config, rollout = settings.eval, settings.rollout
+    sets = []
+    for dataset in settings.eval_sets:
+        encode: Encode = encoder.encode
+        limit = dataset.max_prompt_len or config.eval_max_prompt_len
+        if limit is not None:  # training's own limit does not count then
+            unlimited = PromptEncoder(settings.hf_checkpoint, apply_chat_template=rollout.apply_chat_template)
+            encode = limited(unlimited.encode, limit)
+        prompts = PromptFile(dataset.path, PromptKeys(*dataset.keys(config, rollout)))
+        sets.append(
+            EvalSet(
+                name=dataset.name,
+                rows=encode_all(prompts, encode),
+                sampling=settings.eval_sampling(dataset),
+                group_size=dataset.n_samples_per_eval_prompt or config.n_samples_per_eval_prompt,
+                seed=rollout.rollout_seed,
+                pass_threshold=config.eval_pass_threshold if dataset.pass_threshold is None else dataset.pass_threshold,
+                ks=dataset.k or (),
+            )
+        )
+    return sets
+
+
 async def evaluate(groups: Sequence[Group], produce: Produce) -> list[Group]:
     """Generate and score all groups at once; the engine queues what it cannot hold."""
     return list(await asyncio.gather(*(produce(group) for group in groups)))
 
 
-def eval_metrics(name: str, groups: Sequence[Group]) -> dict[str, float]:
-    """Mean reward over the scored samples, and the shares of truncated and unscored ones."""
+def eval_metrics(
+    name: str, groups: Sequence[Group], *, pass_threshold: float = 1.0, ks: Sequence[int] = ()
+) -> dict[str, float]:
+    """Mean reward and pass@k over the scored samples, lengths, and the shares of truncated and unscored ones.
+
+    None at all of a set without samples; a set without a single score has no mean and no pass@k: 0 would be a lie.
+    """
     samples = [sample for group in groups for sample in group]
+    if not samples:
+        return {}
     values = [sample.value for sample in samples if sample.value is not None]
+    lengths = [len(sample.tokens) for sample in samples]
+    prefix = f"eval/{name}-"
     metrics = {
-        f"eval/{name}-truncated_ratio": sum(s.status is Status.TRUNCATED for s in samples) / len(samples),
-        f"eval/{name}-unscored_ratio": 1 - len(values) / len(samples),
-        f"eval/{name}-response_len_mean": sum(len(s.tokens) for s in samples) / len(samples),
+        f"{prefix}truncated_ratio": sum(s.status is Status.TRUNCATED for s in samples) / len(samples),
+        f"{prefix}unscored_ratio": 1 - len(values) / len(samples),
+        f"{prefix}response_len_mean": sum(lengths) / len(samples),
+        f"{prefix}response_len_max": float(max(lengths)),
     }
-    metrics |= unscored_metrics(groups, f"eval/{name}-")
-    if values:  # a set without a single score has no mean, and 0 would be a lie
+    metrics |= unscored_metrics(groups, prefix)
+    metrics |= _components(groups, prefix)
+    metrics |= pass_rate_metrics(groups, prefix, pass_threshold, ks)
+    if values:
         metrics[f"eval/{name}"] = sum(values) / len(values)
     return metrics
+
+
+def _components(groups: Sequence[Group], prefix: str) -> dict[str, float]:
+    """The mean of every named part of the rewards."""
+    values: dict[str, list[float]] = {}
+    for group in groups:
+        for sample in group:
+            for name, value in (sample.score.components if sample.score else {}).items():
+                values.setdefault(name, []).append(value)
+    return {f"{prefix}reward_{metric_name(name)}_mean": sum(found) / len(found) for name, found in values.items()}
+
+
+def store_evaluation(run: Path, name: str, step: int, groups: Sequence[Group]) -> Path:
+    """Write a set's samples to RUN/eval/NAME/STEP.parquet, with the columns of a rollout."""
+    folder = run / "eval" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_rollout(folder, step, groups, {})

@@ -53,6 +53,7 @@ class RolloutSettings:
             top_k=_first(own.top_k, config.eval_top_k, rollout.top_k),
             stop=_first(own.stop, None, rollout.stop),
             stop_token_ids=_first(own.stop_token_ids, None, rollout.stop_token_ids),
+            min_new_tokens=_first(own.min_new_tokens, config.eval_min_new_tokens, rollout.min_new_tokens),
         )
 
     def scoring(self) -> ScoringSettings:
