@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from slimrl.data.buffer import Buffer, is_finished
 from slimrl.errors import RolloutError
 from slimrl.protocols import DataSource, DynamicFilter
+from slimrl.rollout.insufficient import fall_back, why_not_filled
 from slimrl.rollout.unscored import first_failure, too_many
 from slimrl.types import Group, Verdict
 
 Produce = Callable[[Group], Awaitable[Group]]
 """Generate and score a group's samples; never raises for what a sample, a tool or a reward did."""
+
+CutOff = Callable[[], Awaitable[None]]
+"""End what is being generated, so that each group comes back with what it has."""
+
+GRACE_S: Final = 1.0
+"""How long a group may take to come back after that: what it has is being scored, or a tool runs."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class FillSettings:
     """Give up when a larger share of samples than this could not be scored, once `wanted` groups were finished."""
     stop_on_unscored: bool = False
     """Give up at the first sample that could not be scored."""
+    falls_back: bool = False
+    """Fill the batch with dropped groups instead of giving up."""
 
 
 @dataclass
@@ -46,12 +55,18 @@ class Filled:
 
 
 async def fill(
-    source: DataSource, buffer: Buffer, produce: Produce, keep: DynamicFilter | None, settings: FillSettings
+    source: DataSource,
+    buffer: Buffer,
+    produce: Produce,
+    keep: DynamicFilter | None,
+    settings: FillSettings,
+    cut_off: CutOff | None = None,
 ) -> Filled:
     """Produce groups until `settings.wanted` pass the filter; what is left over goes back to the buffer.
 
-    Raises RolloutError when `settings.max_finished` groups did not fill the batch, or when rewards fail; every group
-    that was in hand is in the buffer then, but for those that were dropped.
+    With `cut_off` groups that are not finished then bring along what they have. Raises RolloutError when
+    `settings.max_finished` groups did not fill the batch, or when rewards fail; every group that was in hand is in
+    the buffer then, but for those that were dropped.
     """
     filled = Filled()
     running: set[asyncio.Task[Group]] = set()
@@ -59,7 +74,8 @@ async def fill(
     try:
         while len(filled.kept) < settings.wanted:
             if filled.finished >= settings.max_finished:
-                raise RolloutError(_gave_up(filled, settings))
+                _fall_back(filled, settings)
+                break
             running |= _start(source, buffer, produce, len(filled.kept), len(running), settings)
             done, running = await asyncio.wait(
                 running, return_when=asyncio.ALL_COMPLETED if settings.in_order else asyncio.FIRST_COMPLETED
@@ -76,7 +92,7 @@ async def fill(
         surplus += filled.kept
         raise
     finally:
-        for group in surplus + await _stop(running):
+        for group in surplus + await _stop(running, cut_off):
             buffer.add(group)
     filled.kept.sort(key=lambda g: g.group_id)
     return filled
@@ -112,23 +128,24 @@ async def _produced(group: Group, produce: Produce) -> Group:
     try:
         return await produce(group)
     except asyncio.CancelledError:
-        return group  # cut off: the buffer starts it over
+        return group  # cut off: the buffer keeps of it what can be gone on with
 
 
-async def _stop(running: set[asyncio.Task[Group]]) -> list[Group]:
-    for task in running:
-        task.cancel()
+async def _stop(running: set[asyncio.Task[Group]], cut_off: CutOff | None) -> list[Group]:
+    try:
+        if cut_off is not None and running:
+            await cut_off()
+            await asyncio.wait(running, timeout=GRACE_S)
+    finally:
+        for task in running:
+            task.cancel()
     stopped = await asyncio.gather(*running)
     return sorted(stopped, key=lambda g: g.group_id)
 
 
-def _gave_up(filled: Filled, settings: FillSettings) -> str:
-    reasons = Counter(g.verdict.reason or "no reason given" for g in filled.dropped if g.verdict)
-    said = ", ".join(f"{reason} {count}x" for reason, count in reasons.most_common())
-    failures = Counter(s.reason for g in filled.dropped for s in g if s.reason)
-    failures += Counter(s.score.reason for g in filled.dropped for s in g if s.score and s.score.reason)
-    first = "".join(f"; {reason} ({count}x)" for reason, count in failures.most_common(2))
-    return (
-        f"{filled.finished} groups were finished but only {len(filled.kept)} of {settings.wanted} kept "
-        f"(dropped: {said}{first}); use easier or harder prompts, another filter, or raise --max-sampling-rounds"
-    )
+def _fall_back(filled: Filled, settings: FillSettings) -> None:
+    missing = settings.wanted - len(filled.kept)
+    taken = fall_back(filled.dropped, missing, any_group=settings.falls_back)
+    filled.kept += taken
+    if len(taken) < missing:
+        raise RolloutError(why_not_filled(len(filled.kept), settings.wanted, filled.dropped))

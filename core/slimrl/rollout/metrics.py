@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from slimrl.data.buffer import is_finished
+from slimrl.rollout.insufficient import is_fallback
 from slimrl.rollout.loop import Filled
 from slimrl.rollout.unscored import metric_name, unscored_metrics
-from slimrl.types import Group, Status
+from slimrl.types import Group, Sample, Status
 
 
 def rollout_metrics(filled: Filled, version: int) -> dict[str, float]:
@@ -26,6 +28,8 @@ def rollout_metrics(filled: Filled, version: int) -> dict[str, float]:
         "rollout/unscored_ratio": np.mean([s.value is None for s in samples]),
         "rollout/zero_std_groups": sum(_is_flat(group) for group in filled.kept),
         "rollout/staleness_max": version - min((s.weight_versions[0] for s in samples if s.tokens), default=version),
+        "rollout/continued_samples": sum(_is_continued(s) for s in samples),
+        "rollout/fallback_groups": sum(is_fallback(group) for group in filled.kept),
         "rollout/generate_seconds_max": max(s.generate_seconds for s in samples),
         "rollout/num_tokens": lengths.sum(),
     }
@@ -35,6 +39,15 @@ def rollout_metrics(filled: Filled, version: int) -> dict[str, float]:
     dropped = Counter(g.verdict.reason or "unnamed" for g in filled.dropped if g.verdict)
     metrics |= {f"rollout/filter_dropped_{reason}": count for reason, count in dropped.items()}
     return {name: float(value) for name, value in metrics.items()}
+
+
+def buffer_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """What waits in the buffer for the next rollout: groups, how many of them are finished, and generated tokens."""
+    return {
+        "rollout/buffer_groups": float(len(groups)),
+        "rollout/buffer_finished_groups": float(sum(map(is_finished, groups))),
+        "rollout/buffer_tokens": float(sum(len(sample.tokens) for group in groups for sample in group)),
+    }
 
 
 def _rewards(filled: Filled) -> dict[str, float]:
@@ -55,6 +68,11 @@ def _components(groups: Sequence[Group]) -> dict[str, float]:
             for name, value in (sample.score.components if sample.score else {}).items():
                 values.setdefault(name, []).append(value)
     return {f"rollout/reward_{metric_name(name)}_mean": float(np.mean(v)) for name, v in values.items()}
+
+
+def _is_continued(sample: Sample) -> bool:
+    """Whether tokens of a sample are of different weights."""
+    return bool(sample.tokens) and sample.weight_versions[0] != sample.weight_versions[-1]
 
 
 def _is_flat(group: Group) -> bool:
