@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from slimrl.cli.command_flags import print_help, read_flags, wants_help
 from slimrl.cli.main import EXIT_FAILED
-from slimrl.cli.plugin_flags import take_plugin_flags
+from slimrl.cli.plugin_flags import load_plugins
 from slimrl.cli.reward_flags import check_scoring
 from slimrl.config import Config, RolloutConfig
 from slimrl.errors import UsageError
-from slimrl.registry import Kind, Options, Registry, load
+from slimrl.registry import Kind, Options, Registry
 from slimrl.registry.target import absolute
 from slimrl.testing.finding import Finding
 from slimrl.testing.golden import read_golden
@@ -53,10 +53,8 @@ class CheckFlags:
 
 def main(argv: Sequence[str]) -> int:
     """Check one plugin; raises UsageError where there is none to check."""
-    selection, words = take_plugin_flags(argv)
-    registry = load(selection=selection)
+    registry, words = load_plugins(argv)
     option_types = registry.catalogue.option_types
-    sys.path.extend(folder for folder in [str(Path.cwd())] if folder not in sys.path)  # as in training
     if wants_help(words):
         print_help(USAGE, ABOUT, CheckFlags, option_types)
         return 0

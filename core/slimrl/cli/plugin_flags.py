@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from slimrl.errors import ConfigError
+from slimrl.registry import Registry, load
 from slimrl.registry.selection import PluginSelection
 
 PLUGIN_FLAGS_HELP: Final = (
@@ -41,3 +44,16 @@ def take_plugin_flags(argv: Sequence[str]) -> tuple[PluginSelection, list[str]]:
     if not autoload:
         selection = PluginSelection(only=selection.only, autoload=False)
     return selection.with_names(names), rest
+
+
+def load_plugins(argv: Sequence[str]) -> tuple[Registry, list[str]]:
+    """The installed plugins that a command line leaves in, and its other words.
+
+    Modules are then also found in the folder the command is started in, as in training.
+    """
+    selection, rest = take_plugin_flags(argv)
+    registry = load(selection=selection)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    return registry, rest

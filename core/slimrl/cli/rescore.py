@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from slimrl.cli.command_flags import print_help, read_flags, wants_help
-from slimrl.cli.plugin_flags import take_plugin_flags
+from slimrl.cli.plugin_flags import load_plugins
 from slimrl.cli.reward_flags import check_rm_url, check_scoring
 from slimrl.config import Config
 from slimrl.config.flags import parse
@@ -20,7 +20,7 @@ from slimrl.errors import UsageError
 from slimrl.observe.run_dir import RunDir
 from slimrl.observe.stored_rollout import read_rollout, stored_steps
 from slimrl.protocols import Advantage, DynamicFilter
-from slimrl.registry import Options, Registry, RewardReferences, RewardTable, load, resolve_rewards
+from slimrl.registry import Options, Registry, RewardReferences, RewardTable, resolve_rewards
 from slimrl.registry.target import absolute
 from slimrl.scoring import Scorer
 from slimrl.scoring.settings import ScoringSettings
@@ -78,10 +78,8 @@ class Job:
 
 def main(argv: Sequence[str]) -> int:
     """Rescore a run; raises UsageError with everything that is wrong before anything starts."""
-    selection, words = take_plugin_flags(argv)
-    registry = load(selection=selection)
+    registry, words = load_plugins(argv)
     option_types = registry.catalogue.option_types
-    sys.path.extend(folder for folder in [str(Path.cwd())] if folder not in sys.path)  # as in training
     if wants_help(words):
         print_help(USAGE, ABOUT, RescoreFlags, option_types)
         return 0

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from slimrl.cli.command_flags import print_help, read_flags, wants_help
 from slimrl.cli.main import EXIT_INTERRUPTED
-from slimrl.cli.plugin_flags import take_plugin_flags
+from slimrl.cli.plugin_flags import load_plugins
 from slimrl.cli.reward_flags import check_rm_url, check_scoring, shown_command
 from slimrl.config import Config, RolloutConfig
 from slimrl.errors import SlimrlError, UsageError
-from slimrl.registry import Options, RewardReferences, RewardTable, load, resolve_rewards
+from slimrl.registry import Options, RewardReferences, RewardTable, resolve_rewards
 from slimrl.scoring import Scorer
 from slimrl.scoring.outcome_file import OutcomeFile, Tally
 from slimrl.scoring.sample_file import RowKeys, SampleFile, Scan
@@ -79,10 +79,8 @@ class Job:
 
 def main(argv: Sequence[str]) -> int:
     """Score a file; raises UsageError with everything that is wrong before anything starts."""
-    selection, words = take_plugin_flags(argv)
-    registry = load(selection=selection)
+    registry, words = load_plugins(argv)
     option_types = registry.catalogue.option_types
-    sys.path.extend(folder for folder in [str(Path.cwd())] if folder not in sys.path)  # as in training
     if wants_help(words):
         print_help(USAGE, ABOUT, ScoreFlags, option_types)
         return 0
