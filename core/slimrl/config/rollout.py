@@ -56,7 +56,13 @@ class RolloutConfig:
     dynamic_sampling_filter_path: str | None = None
     """Filter that drops finished groups: a name, pkg.mod:attr or file.py:attr."""
     max_sampling_rounds: int = 16
-    """Give up when this many times --rollout-batch-size groups were finished without filling one batch."""
+    """The budget of one batch: this many times --rollout-batch-size groups may be finished to fill it."""
+    on_insufficient: Literal["stop", "fallback"] = "stop"
+    """What follows when the budget did not fill a batch: end the run, or take the dropped groups whose rewards differ most."""
+    partial_rollout: bool = False
+    """Keep what was generated of groups that are cut off when a batch is full, and go on from it under the next weights."""
+    mask_offpolicy_in_partial_rollout: bool = False
+    """Take the tokens of older weights out of the loss of samples that were cut off and went on."""
     buffer_filter_path: str = "pop_first"
     """How kept-over groups leave the buffer: a name, pkg.mod:attr or file.py:attr."""
     custom_generate_function_path: str = "single_turn"

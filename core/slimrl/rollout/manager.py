@@ -22,12 +22,16 @@ from slimrl.protocols import Tracker
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.batch import make_batch
 from slimrl.rollout.evaluate import EvalSet, encode_all, eval_metrics, evaluate
+from slimrl.rollout.gate import Gate
+from slimrl.rollout.insufficient import NeverVaried, is_fallback
 from slimrl.rollout.loop import Filled, FillSettings, Produce, fill
-from slimrl.rollout.metrics import rollout_metrics
+from slimrl.rollout.metrics import buffer_metrics, rollout_metrics
+from slimrl.rollout.partial import PartialRollout
 from slimrl.rollout.produce import produce
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.rollout.unscored import find_unscored, first_failure
 from slimrl.scoring.scorer import Scorer
+from slimrl.traits import does_continue
 from slimrl.types import Group, SamplingParams, TrainBatch, TrainReport
 
 logger = logging.getLogger(__name__)
@@ -64,13 +68,22 @@ class RolloutManager:
         self._trackers = trackers
         self._resources = resources
         self.source = PromptSource(
-            PromptFile(settings.prompt_data, PromptKeys(config.input_key, config.label_key, config.metadata_key)),
+            PromptFile(
+                settings.prompt_data,
+                PromptKeys(config.input_key, config.label_key, config.metadata_key),
+            ),
             encoder.encode,
             group_size=config.n_samples_per_prompt,
             shuffle=config.rollout_shuffle,
             seed=config.rollout_seed,
         )
-        self.buffer = Buffer(plugins.buffer_filter)
+        self._decode = partial(encoder.tokenizer.decode, skip_special_tokens=True)
+        self.buffer = Buffer(
+            plugins.buffer_filter,
+            keeps_partial=config.partial_rollout,
+            continues=does_continue(plugins.generate),
+        )
+        self._never_varied = NeverVaried()
         self._eval_sets = read_eval_sets(settings, encoder)
         self._last: Filled | None = None
         self._engine_cpu_s = 0.0
@@ -80,10 +93,11 @@ class RolloutManager:
         """The batch of one step and its metrics; raises RolloutError when it cannot be filled."""
         config = self._settings.rollout
         wanted = self._settings.batch_size
+        gate = Gate(self._engine, self._settings.concurrency)
         filled = await fill(
             self.source,
             self.buffer,
-            self._produce(self._settings.sampling()),
+            self._produce_partial(gate, step),
             self._plugins.dynamic_filter,
             FillSettings(
                 wanted=wanted,
@@ -92,24 +106,57 @@ class RolloutManager:
                 in_order=self._settings.deterministic,
                 max_unscored_fraction=config.max_unscored_fraction,
                 stop_on_unscored=config.on_unscored == "stop",
+                falls_back=config.on_insufficient == "fallback",
             ),
+            gate.shut if config.partial_rollout else None,
         )
-        if not all(is_finished(group) for group in self.buffer.groups):
-            await self._engine.abort_all()  # what was cut off would otherwise be generated for nobody
+        if not config.partial_rollout and not all(
+            is_finished(group) for group in self.buffer.groups
+        ):
+            await (
+                self._engine.abort_all()
+            )  # what was cut off would otherwise be generated for nobody
         self._last = filled
         self._tell_unscored(filled.kept + filled.dropped, step=step)
-        metrics = {**rollout_metrics(filled, version=step), **self._cache_metrics(), **await self._engine_metrics()}
+        self._tell_insufficient(filled, step)
+        metrics = {
+            **rollout_metrics(filled, version=step),
+            **buffer_metrics(self.buffer.groups),
+            **self._cache_metrics(),
+            **await self._engine_metrics(),
+        }
         return make_batch(step, filled.kept), metrics
+
+    def _tell_insufficient(self, filled: Filled, step: int) -> None:
+        """An event where groups were taken because there were too few, with the prompts that never vary."""
+        if self._plugins.dynamic_filter is not None:
+            self._never_varied.observe(filled.kept + filled.dropped)
+        taken = [group for group in filled.kept if is_fallback(group)]
+        if taken:
+            flat = [prompt.told() for prompt in self._never_varied.prompts[:MAX_TOLD]]
+            self._run.event(
+                "insufficient",
+                step=step,
+                taken=[g.group_id for g in taken],
+                never_varied=flat,
+            )
 
     def _tell_unscored(self, groups: Sequence[Group], **where: str | int) -> None:
         """An event that names the samples without a score, their reward and the reason."""
         unscored = find_unscored(groups)
         if unscored:
-            self._run.event("unscored", **where, outcomes=[entry.told() for entry in unscored[:MAX_TOLD]])
+            self._run.event(
+                "unscored",
+                **where,
+                outcomes=[entry.told() for entry in unscored[:MAX_TOLD]],
+            )
 
     def _cache_metrics(self) -> dict[str, float]:
         """Samples that were scored from memory since the last call; in no count of a step, it is not repeatable."""
-        hits, self._cache_hits = self._scorer.cache_hits - self._cache_hits, self._scorer.cache_hits
+        hits, self._cache_hits = (
+            self._scorer.cache_hits - self._cache_hits,
+            self._scorer.cache_hits,
+        )
         return {"perf/score_cache_hits": float(hits)}
 
     async def _engine_metrics(self) -> dict[str, float]:
@@ -128,7 +175,9 @@ class RolloutManager:
             groups = await evaluate(eval_set.groups(), self._produce(eval_set.sampling))
             metrics |= eval_metrics(eval_set.name, groups)
             self._tell_unscored(groups, eval_set=eval_set.name)
-            if self._settings.rollout.on_unscored == "stop" and (failure := first_failure(groups)):
+            if self._settings.rollout.on_unscored == "stop" and (
+                failure := first_failure(groups)
+            ):
                 raise RolloutError(f"evaluation set {eval_set.name}: {failure}")
         self._cache_metrics()  # as below
         await self._engine_metrics()  # the next step's figure begins here
@@ -143,10 +192,36 @@ class RolloutManager:
             sampling=sampling,
         )
 
-    def record(self, step: int, metrics: Mapping[str, float], report: TrainReport, batch: TrainBatch) -> None:
+    def _produce_partial(self, gate: Gate, version: int) -> Produce:
+        config = self._settings.rollout
+        rollout = PartialRollout(
+            self._plugins.generate,
+            self._scorer.score,
+            gate,
+            version,
+            mask_offpolicy=config.mask_offpolicy_in_partial_rollout,
+            decode=self._decode,
+        )
+        return partial(
+            produce,
+            generate=rollout.generate,
+            engine=gate,
+            score=rollout.score,
+            sampling=self._settings.sampling(),
+        )
+
+    def record(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        report: TrainReport,
+        batch: TrainBatch,
+    ) -> None:
         """Write a trained step into the run folder: its samples with their advantages, and its metrics."""
         assert self._last is not None, "record follows generate"
-        advantages = dict(zip(batch.sample_ids.tolist(), report.advantages.tolist(), strict=True))
+        advantages = dict(
+            zip(batch.sample_ids.tolist(), report.advantages.tolist(), strict=True)
+        )
         groups = sorted(self._last.kept + self._last.dropped, key=lambda g: g.group_id)
         write_rollout(self._run.rollouts, step, groups, advantages)
         self.log(step, metrics)
@@ -159,7 +234,11 @@ class RolloutManager:
 
     def save(self, folder: Path) -> None:
         """Write data position and buffer into a checkpoint."""
-        state = {"source": self.source.state(), "buffer": self.buffer.state()}
+        state = {
+            "source": self.source.state(),
+            "buffer": self.buffer.state(),
+            "never_varied": self._never_varied.state(),
+        }
         write_atomically(folder / STATE, json.dumps(state, default=str))
 
     def restore(self, folder: Path) -> None:
@@ -167,6 +246,8 @@ class RolloutManager:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.source.restore(state["source"])
         self.buffer.restore(state["buffer"])
+        if "never_varied" in state:  # a checkpoint of an earlier version has none
+            self._never_varied.restore(state["never_varied"])
 
     async def close(self) -> None:
         """End the reward's workers, the client and the trackers."""
@@ -179,10 +260,15 @@ def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[Ev
         EvalSet(
             name=dataset.name,
             rows=encode_all(
-                PromptFile(dataset.path, PromptKeys(*dataset.keys(settings.eval, settings.rollout))), encoder.encode
+                PromptFile(
+                    dataset.path,
+                    PromptKeys(*dataset.keys(settings.eval, settings.rollout)),
+                ),
+                encoder.encode,
             ),
             sampling=settings.eval_sampling(dataset),
-            group_size=dataset.n_samples_per_eval_prompt or settings.eval.n_samples_per_eval_prompt,
+            group_size=dataset.n_samples_per_eval_prompt
+            or settings.eval.n_samples_per_eval_prompt,
             seed=settings.rollout.rollout_seed,
         )
         for dataset in settings.eval_sets
@@ -190,14 +276,23 @@ def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[Ev
 
 
 async def open_manager(
-    settings: RolloutSettings, plugins: PluginSet, engine_url: str, run: RunDir, *, start: int
+    settings: RolloutSettings,
+    plugins: PluginSet,
+    engine_url: str,
+    run: RunDir,
+    *,
+    start: int,
 ) -> RolloutManager:
     """A manager with its client, reward workers and trackers running; `close` ends them."""
     resources = AsyncExitStack()
     engine = await resources.enter_async_context(
-        HttpEngineClient(engine_url, concurrency=settings.concurrency, vocab_size=settings.vocab_size)
+        HttpEngineClient(
+            engine_url, concurrency=settings.concurrency, vocab_size=settings.vocab_size
+        )
     )
-    scorer = await resources.enter_async_context(Scorer(plugins.rewards, plugins.options, settings.scoring()))
+    scorer = await resources.enter_async_context(
+        Scorer(plugins.rewards, plugins.options, settings.scoring())
+    )
     trackers: list[Tracker] = []
     if settings.use_tensorboard:
         from slimrl.observe.trackers.tensorboard import TensorBoardTracker
@@ -205,6 +300,8 @@ async def open_manager(
         trackers.append(TensorBoardTracker(run.tensorboard, purge_step=start))
     for tracker in trackers:
         resources.callback(tracker.close)
-    manager = RolloutManager(settings, plugins, engine, scorer, run, trackers, resources)
+    manager = RolloutManager(
+        settings, plugins, engine, scorer, run, trackers, resources
+    )
     gc.freeze()  # what is there now stays: a collection need not look at it again and again
     return manager
