@@ -11,6 +11,7 @@ import pytest
 
 from slimrl.config import (
     CkptConfig,
+    ClusterConfig,
     Config,
     EvalConfig,
     GrpoConfig,
@@ -48,6 +49,16 @@ def test_everything_required_is_asked_for_at_once() -> None:
         ({"n_samples_per_prompt": 1}, "trains nothing"),
         ({"num_epoch": 2}, "--num-rollout 3 and --num-epoch 2 both set the length of training"),
         ({"over_sampling_batch_size": 4}, "--over-sampling-batch-size 4 must be at least --rollout-batch-size 8"),
+        ({"partial_rollout": True}, "--partial-rollout has no effect without --over-sampling-batch-size above"),
+        (
+            {"partial_rollout": True, "over_sampling_batch_size": 16, "cluster": ClusterConfig(deterministic=True)},
+            "--partial-rollout has no effect with --deterministic",
+        ),
+        (
+            {"mask_offpolicy_in_partial_rollout": True},
+            "--mask-offpolicy-in-partial-rollout has no effect without --partial-rollout",
+        ),
+        ({"on_insufficient": "fallback"}, "--on-insufficient fallback has no effect without"),
         ({"rollout_stop": ("",)}, "--rollout-stop has an empty string"),
         ({"rollout_stop_token_ids": (-3,)}, "--rollout-stop-token-ids must be 0 or more; got -3"),
         ({"rollout_max_response_len": 512}, "--rollout-max-response-len 512 is longer than the model's context of 512"),
