@@ -64,11 +64,7 @@ def _required(config: Config) -> Iterator[str]:
 def _batch(rollout: RolloutConfig) -> Iterable[str]:
     groups, size = rollout.rollout_batch_size, rollout.n_samples_per_prompt
     batch, steps = rollout.global_batch_size, rollout.num_steps_per_rollout
-    if (
-        groups is None
-        or min(groups, size, batch or 1, steps or 1) < 1
-        or 0 in (batch, steps)
-    ):
+    if groups is None or min(groups, size, batch or 1, steps or 1) < 1 or 0 in (batch, steps):
         return ()  # reported with what is missing and out of range
     try:
         solve_batch(rollout)
@@ -90,11 +86,7 @@ def _files(config: Config) -> Iterator[str]:
                 yield f"--apply-chat-template: the tokenizer of {ckpt.hf_checkpoint} has no chat template"
     if ckpt.ref_load is not None and not ckpt.ref_load.is_dir():
         yield f"--ref-load {ckpt.ref_load} is not a folder; expected a Hugging Face checkpoint or one of slimrl"
-    for flag, folder in (
-        ("--load", ckpt.load),
-        ("--save", ckpt.save),
-        ("--run-dir", config.observe.run_dir),
-    ):
+    for flag, folder in (("--load", ckpt.load), ("--save", ckpt.save), ("--run-dir", config.observe.run_dir)):
         if folder is not None and folder.exists() and not folder.is_dir():
             yield f"{flag} {folder} is a file; expected a folder"
     if config.rollout.prompt_data is not None:
@@ -126,11 +118,7 @@ def _lengths(config: Config, model: HfFolder) -> Iterator[str]:
         ("--eval-max-response-len", config.eval.eval_max_response_len),
     ):
         if response is not None and prompt + response > limit:
-            beside = (
-                f" with --rollout-max-prompt-len {prompt}"
-                if config.rollout.rollout_max_prompt_len
-                else ""
-            )
+            beside = f" with --rollout-max-prompt-len {prompt}" if config.rollout.rollout_max_prompt_len else ""
             yield f"{flag} {response}{beside} is longer than the model's context of {limit} tokens"
 
 
@@ -149,14 +137,8 @@ def _rollout(config: Config) -> Iterator[str]:
             "--n-samples-per-prompt 1 with --advantage-estimator grpo trains nothing: a reward is compared with its "
             "group's mean, and a group of one is its own mean; set --n-samples-per-prompt 2 or more"
         )
-    named = (
-        [rollout.custom_rm_path, *rollout.reward]
-        if rollout.custom_rm_path
-        else [*rollout.reward, rollout.rm_type]
-    )
-    if rollout.group_rm and not any(
-        name and (":" in name or "." in name) for name in named
-    ):
+    named = [rollout.custom_rm_path, *rollout.reward] if rollout.custom_rm_path else [*rollout.reward, rollout.rm_type]
+    if rollout.group_rm and not any(name and (":" in name or "." in name) for name in named):
         yield "--group-rm has no effect on rewards that a plugin offers: they say themselves whether they take groups"
     if "" in rollout.rollout_stop:
         yield "--rollout-stop has an empty string, which would end every response before its first token"
@@ -167,11 +149,7 @@ def _rollout(config: Config) -> Iterator[str]:
 def _partial(config: Config) -> Iterator[str]:
     rollout = config.rollout
     groups, in_flight = rollout.rollout_batch_size, rollout.over_sampling_batch_size
-    if (
-        rollout.partial_rollout
-        and groups is not None
-        and (in_flight or groups) <= groups
-    ):
+    if rollout.partial_rollout and groups is not None and (in_flight or groups) <= groups:
         yield (
             f"--partial-rollout has no effect without --over-sampling-batch-size above --rollout-batch-size {groups}: "
             "no group is cut off"
@@ -180,10 +158,7 @@ def _partial(config: Config) -> Iterator[str]:
         yield "--partial-rollout has no effect with --deterministic, which waits for every group; leave one out"
     if rollout.mask_offpolicy_in_partial_rollout and not rollout.partial_rollout:
         yield "--mask-offpolicy-in-partial-rollout has no effect without --partial-rollout"
-    if (
-        rollout.on_insufficient == "fallback"
-        and rollout.dynamic_sampling_filter_path is None
-    ):
+    if rollout.on_insufficient == "fallback" and rollout.dynamic_sampling_filter_path is None:
         yield "--on-insufficient fallback has no effect without --dynamic-sampling-filter-path: nothing is dropped"
 
 
@@ -192,16 +167,9 @@ def _rm_url(config: Config) -> Iterator[str]:
     if rollout.rm_url is None:
         return
     named = [rollout.custom_rm_path or "", *rollout.reward, rollout.rm_type or ""]
-    if any(
-        REMOTE_RM in name or ":" in name or "." in name.partition("=")[0]
-        for name in named
-    ):
+    if any(REMOTE_RM in name or ":" in name or "." in name.partition("=")[0] for name in named):
         return  # a function of the user's may read it too
-    files = [
-        rollout.prompt_data,
-        config.eval.eval_config,
-        *(path for _, path in eval_sets(config.eval)),
-    ]
+    files = [rollout.prompt_data, config.eval.eval_config, *(path for _, path in eval_sets(config.eval))]
     if not any(path and _mentions(path, REMOTE_RM) for path in files):
         yield f"--rm-url has no effect without {REMOTE_RM}: give --rm-type {REMOTE_RM}, or rows whose metadata say it"
 
@@ -230,11 +198,7 @@ def _eval(config: EvalConfig) -> Iterator[str]:
     problems: list[str] = []
     names = [dataset.name for dataset in eval_datasets(config, problems)]
     yield from problems
-    flag = (
-        "--eval-prompt-data"
-        if config.eval_config is None
-        else f"--eval-config {config.eval_config}"
-    )
+    flag = "--eval-prompt-data" if config.eval_config is None else f"--eval-config {config.eval_config}"
     for name in sorted(set(names)):
         if names.count(name) > 1:
             yield f"{flag} names two sets {name!r}"
@@ -254,10 +218,7 @@ def _loss(config: Config) -> Iterator[str]:
 def _optimizer(config: OptimizerConfig) -> Iterator[str]:
     other = "sgd" if config.optimizer == "adam" else "adam"
     for field in fields(config):
-        if (
-            field.name.startswith(f"{other}_")
-            and getattr(config, field.name) != field.default
-        ):
+        if field.name.startswith(f"{other}_") and getattr(config, field.name) != field.default:
             yield f"--{field.name.replace('_', '-')} has no effect with --optimizer {config.optimizer}"
     if config.min_lr > 0 and config.lr_decay_style == "constant":
         yield f"--min-lr {config.min_lr} has no effect with --lr-decay-style constant"
@@ -281,9 +242,5 @@ def _engine(config: Config) -> Iterator[str]:
             yield f"--rollout-external-engine-addrs {address!r} is not an address; expected host:port"
     if len(addresses) > 1:
         yield f"--rollout-external-engine-addrs: this version talks to one engine; got {len(addresses)}"
-    if (
-        addresses
-        and sglang.sglang_max_running_requests
-        != type(sglang).sglang_max_running_requests
-    ):
+    if addresses and sglang.sglang_max_running_requests != type(sglang).sglang_max_running_requests:
         yield "--sglang-max-running-requests has no effect on an engine that --rollout-external-engine-addrs names"

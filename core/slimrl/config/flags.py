@@ -11,14 +11,7 @@ from typing import Annotated, Any
 
 from slimrl.config import Config
 from slimrl.config.plugin_options import table_of
-from slimrl.config.settings import (
-    Setting,
-    build,
-    build_options,
-    categories,
-    did_you_mean,
-    settings,
-)
+from slimrl.config.settings import Setting, build, build_options, categories, did_you_mean, settings
 from slimrl.config.toml import read_toml
 from slimrl.errors import ConfigError
 
@@ -124,14 +117,8 @@ def parse(
     if problems:
         raise ConfigError(problems)
     if REWARD_CHOICES & from_flags.keys():
-        from_file = {
-            name: value
-            for name, value in from_file.items()
-            if name not in REWARD_CHOICES
-        }
-    origins = dict.fromkeys(table, "default") | dict.fromkeys(
-        from_file, f"file {config_file}"
-    )
+        from_file = {name: value for name, value in from_file.items() if name not in REWARD_CHOICES}
+    origins = dict.fromkeys(table, "default") | dict.fromkeys(from_file, f"file {config_file}")
     values = {**from_file, **from_flags}
     return Parsed(
         config=build(values),
@@ -165,9 +152,7 @@ def _setting(given: Given, table: Mapping[str, Setting]) -> Setting | None:
 def _unknown(typed: str, known: Sequence[str]) -> str:
     if typed in UNSUPPORTED:
         return f"unknown flag --{typed}; this version of slimrl does not support it yet"
-    return f"unknown flag --{typed}" + did_you_mean(
-        typed, [name.replace("_", "-") for name in known], "--"
-    )
+    return f"unknown flag --{typed}" + did_you_mean(typed, [name.replace("_", "-") for name in known], "--")
 
 
 def _value(given: Given, setting: Setting, problems: list[str]) -> Any:
@@ -177,15 +162,10 @@ def _value(given: Given, setting: Setting, problems: list[str]) -> Any:
     words = [f"--{given.typed}", *given.values]
     if len(given.values) == 1:  # joined, a value may begin with a dash
         words = ["=".join(words)]
-    one = make_dataclass(
-        "One", [(setting.name, _annotated(setting), field(default=setting.default))]
-    )
+    one = make_dataclass("One", [(setting.name, _annotated(setting), field(default=setting.default))])
     try:
         # tyro explains errors in a box of its own; ours are one line each and come together
-        with (
-            contextlib.redirect_stderr(io.StringIO()),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             parsed: object = tyro.cli(one, args=words)
     except SystemExit:
         takes = "no value" if setting.base is bool else setting.expects
@@ -197,14 +177,7 @@ def _value(given: Given, setting: Setting, problems: list[str]) -> Any:
 def _annotated(setting: Setting) -> Any:
     from tyro.conf import arg
 
-    return Annotated[
-        setting.hint,
-        arg(
-            help=setting.help,
-            metavar=_metavar(setting),
-            help_behavior_hint=_hint(setting),
-        ),
-    ]
+    return Annotated[setting.hint, arg(help=setting.help, metavar=_metavar(setting), help_behavior_hint=_hint(setting))]
 
 
 def _metavar(setting: Setting) -> str | None:
@@ -212,11 +185,7 @@ def _metavar(setting: Setting) -> str | None:
         return None
     if setting.choices:
         return "{" + ",".join(setting.choices) + "}"
-    return (
-        f"[{setting.item.__name__.upper()} ...]"
-        if setting.item
-        else str(setting.base.__name__.upper())
-    )
+    return f"[{setting.item.__name__.upper()} ...]" if setting.item else str(setting.base.__name__.upper())
 
 
 def _hint(setting: Setting) -> str:
@@ -227,11 +196,7 @@ def _hint(setting: Setting) -> str:
 
 
 def _print_help(
-    prog: str,
-    description: str,
-    table: Mapping[str, Setting],
-    own: Mapping[str, str],
-    extra: Sequence[type],
+    prog: str, description: str, table: Mapping[str, Setting], own: Mapping[str, str], extra: Sequence[type]
 ) -> None:
     """Print every flag, grouped by category, and exit."""
     import tyro
@@ -239,45 +204,16 @@ def _print_help(
     command: list[tuple[str, Any, Any]] = [
         (
             "config",
-            Annotated[
-                Path | None,
-                tyro.conf.arg(help=CONFIG_HELP, metavar="PATH", help_behavior_hint=""),
-            ],
+            Annotated[Path | None, tyro.conf.arg(help=CONFIG_HELP, metavar="PATH", help_behavior_hint="")],
             field(default=None),
         )
     ]
     for name, text in own.items():
-        hint = Annotated[
-            bool,
-            tyro.conf.FlagCreatePairsOff,
-            tyro.conf.arg(help=text, help_behavior_hint=""),
-        ]
+        hint = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=text, help_behavior_hint="")]
         command.append((name.replace("-", "_"), hint, field(default=False)))
     groups = [("command", make_dataclass("Command", command))]
-    for category, kind in (
-        *categories().items(),
-        *((table_of(kind), kind) for kind in extra),
-    ):
-        entries = [
-            (s.name, _annotated(s), field(default=s.default))
-            for s in table.values()
-            if s.category == category
-        ]
-        groups.append(
-            (
-                category,
-                make_dataclass(
-                    kind.__name__, entries, namespace={"__doc__": kind.__doc__}
-                ),
-            )
-        )
-    everything = make_dataclass(
-        "Flags", [(name, kind, field(default_factory=kind)) for name, kind in groups]
-    )
-    tyro.cli(
-        everything,
-        args=["--help"],
-        prog=prog,
-        description=description,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    for category, kind in (*categories().items(), *((table_of(kind), kind) for kind in extra)):
+        entries = [(s.name, _annotated(s), field(default=s.default)) for s in table.values() if s.category == category]
+        groups.append((category, make_dataclass(kind.__name__, entries, namespace={"__doc__": kind.__doc__})))
+    everything = make_dataclass("Flags", [(name, kind, field(default_factory=kind)) for name, kind in groups])
+    tyro.cli(everything, args=["--help"], prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,))

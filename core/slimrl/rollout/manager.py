@@ -68,10 +68,7 @@ class RolloutManager:
         self._trackers = trackers
         self._resources = resources
         self.source = PromptSource(
-            PromptFile(
-                settings.prompt_data,
-                PromptKeys(config.input_key, config.label_key, config.metadata_key),
-            ),
+            PromptFile(settings.prompt_data, PromptKeys(config.input_key, config.label_key, config.metadata_key)),
             encoder.encode,
             group_size=config.n_samples_per_prompt,
             shuffle=config.rollout_shuffle,
@@ -110,12 +107,8 @@ class RolloutManager:
             ),
             gate.shut if config.partial_rollout else None,
         )
-        if not config.partial_rollout and not all(
-            is_finished(group) for group in self.buffer.groups
-        ):
-            await (
-                self._engine.abort_all()
-            )  # what was cut off would otherwise be generated for nobody
+        if not config.partial_rollout and not all(is_finished(group) for group in self.buffer.groups):
+            await self._engine.abort_all()  # what was cut off would otherwise be generated for nobody
         self._last = filled
         self._tell_unscored(filled.kept + filled.dropped, step=step)
         self._tell_insufficient(filled, step)
@@ -134,29 +127,17 @@ class RolloutManager:
         taken = [group for group in filled.kept if is_fallback(group)]
         if taken:
             flat = [prompt.told() for prompt in self._never_varied.prompts[:MAX_TOLD]]
-            self._run.event(
-                "insufficient",
-                step=step,
-                taken=[g.group_id for g in taken],
-                never_varied=flat,
-            )
+            self._run.event("insufficient", step=step, taken=[g.group_id for g in taken], never_varied=flat)
 
     def _tell_unscored(self, groups: Sequence[Group], **where: str | int) -> None:
         """An event that names the samples without a score, their reward and the reason."""
         unscored = find_unscored(groups)
         if unscored:
-            self._run.event(
-                "unscored",
-                **where,
-                outcomes=[entry.told() for entry in unscored[:MAX_TOLD]],
-            )
+            self._run.event("unscored", **where, outcomes=[entry.told() for entry in unscored[:MAX_TOLD]])
 
     def _cache_metrics(self) -> dict[str, float]:
         """Samples that were scored from memory since the last call; in no count of a step, it is not repeatable."""
-        hits, self._cache_hits = (
-            self._scorer.cache_hits - self._cache_hits,
-            self._scorer.cache_hits,
-        )
+        hits, self._cache_hits = self._scorer.cache_hits - self._cache_hits, self._scorer.cache_hits
         return {"perf/score_cache_hits": float(hits)}
 
     async def _engine_metrics(self) -> dict[str, float]:
@@ -175,9 +156,7 @@ class RolloutManager:
             groups = await evaluate(eval_set.groups(), self._produce(eval_set.sampling))
             metrics |= eval_metrics(eval_set.name, groups)
             self._tell_unscored(groups, eval_set=eval_set.name)
-            if self._settings.rollout.on_unscored == "stop" and (
-                failure := first_failure(groups)
-            ):
+            if self._settings.rollout.on_unscored == "stop" and (failure := first_failure(groups)):
                 raise RolloutError(f"evaluation set {eval_set.name}: {failure}")
         self._cache_metrics()  # as below
         await self._engine_metrics()  # the next step's figure begins here
@@ -210,18 +189,10 @@ class RolloutManager:
             sampling=self._settings.sampling(),
         )
 
-    def record(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        report: TrainReport,
-        batch: TrainBatch,
-    ) -> None:
+    def record(self, step: int, metrics: Mapping[str, float], report: TrainReport, batch: TrainBatch) -> None:
         """Write a trained step into the run folder: its samples with their advantages, and its metrics."""
         assert self._last is not None, "record follows generate"
-        advantages = dict(
-            zip(batch.sample_ids.tolist(), report.advantages.tolist(), strict=True)
-        )
+        advantages = dict(zip(batch.sample_ids.tolist(), report.advantages.tolist(), strict=True))
         groups = sorted(self._last.kept + self._last.dropped, key=lambda g: g.group_id)
         write_rollout(self._run.rollouts, step, groups, advantages)
         self.log(step, metrics)
@@ -260,15 +231,10 @@ def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[Ev
         EvalSet(
             name=dataset.name,
             rows=encode_all(
-                PromptFile(
-                    dataset.path,
-                    PromptKeys(*dataset.keys(settings.eval, settings.rollout)),
-                ),
-                encoder.encode,
+                PromptFile(dataset.path, PromptKeys(*dataset.keys(settings.eval, settings.rollout))), encoder.encode
             ),
             sampling=settings.eval_sampling(dataset),
-            group_size=dataset.n_samples_per_eval_prompt
-            or settings.eval.n_samples_per_eval_prompt,
+            group_size=dataset.n_samples_per_eval_prompt or settings.eval.n_samples_per_eval_prompt,
             seed=settings.rollout.rollout_seed,
         )
         for dataset in settings.eval_sets
@@ -276,23 +242,14 @@ def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[Ev
 
 
 async def open_manager(
-    settings: RolloutSettings,
-    plugins: PluginSet,
-    engine_url: str,
-    run: RunDir,
-    *,
-    start: int,
+    settings: RolloutSettings, plugins: PluginSet, engine_url: str, run: RunDir, *, start: int
 ) -> RolloutManager:
     """A manager with its client, reward workers and trackers running; `close` ends them."""
     resources = AsyncExitStack()
     engine = await resources.enter_async_context(
-        HttpEngineClient(
-            engine_url, concurrency=settings.concurrency, vocab_size=settings.vocab_size
-        )
+        HttpEngineClient(engine_url, concurrency=settings.concurrency, vocab_size=settings.vocab_size)
     )
-    scorer = await resources.enter_async_context(
-        Scorer(plugins.rewards, plugins.options, settings.scoring())
-    )
+    scorer = await resources.enter_async_context(Scorer(plugins.rewards, plugins.options, settings.scoring()))
     trackers: list[Tracker] = []
     if settings.use_tensorboard:
         from slimrl.observe.trackers.tensorboard import TensorBoardTracker
@@ -300,8 +257,6 @@ async def open_manager(
         trackers.append(TensorBoardTracker(run.tensorboard, purge_step=start))
     for tracker in trackers:
         resources.callback(tracker.close)
-    manager = RolloutManager(
-        settings, plugins, engine, scorer, run, trackers, resources
-    )
+    manager = RolloutManager(settings, plugins, engine, scorer, run, trackers, resources)
     gc.freeze()  # what is there now stays: a collection need not look at it again and again
     return manager
