@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from slimrl.boxed import last_boxed
 from slimrl.errors import RewardError, SlimrlError, UsageError
 from slimrl.hookspecs import hookimpl
@@ -31,13 +33,28 @@ from slimrl.types import (
     Verdict,
 )
 
+if TYPE_CHECKING:
+    from slimrl.endpoint import ChatTemplate, Endpoint, Session
+else:
+
+    def __getattr__(name: str) -> object:
+        """What few plugins need is imported when one asks for it: every reward's worker imports this module."""
+        if name in ("ChatTemplate", "Endpoint", "Session"):
+            import slimrl.endpoint
+
+            return getattr(slimrl.endpoint, name)
+        raise AttributeError(f"module 'slimrl' has no attribute {name!r}")
+
+
 __version__ = "0.1.0"
 
 __all__ = [
     "Advantage",
     "BufferFilter",
+    "ChatTemplate",
     "Completion",
     "DynamicFilter",
+    "Endpoint",
     "EngineClient",
     "Factory",
     "Generate",
@@ -52,6 +69,7 @@ __all__ = [
     "Sample",
     "SamplingParams",
     "Score",
+    "Session",
     "SlimrlError",
     "Status",
     "Tracker",

@@ -19,9 +19,9 @@ CORE = ROOT / "core/slimrl"
 PLUGIN_ROOTS = sorted(path for path in (ROOT / "plugins").iterdir() if path.is_dir())
 PLUGIN_PACKAGES = [path for root in PLUGIN_ROOTS for path in root.iterdir() if (path / "__init__.py").exists()]
 LAYERS = (
-    {"errors", "types", "heap", "traits", "boxed"},
+    {"errors", "types", "heap", "traits", "boxed", "tokenizer"},
     {"protocols"},
-    {"hookspecs"},
+    {"hookspecs", "endpoint"},
     {"slimrl"},  # the public names
     {"config"},
     {"registry"},

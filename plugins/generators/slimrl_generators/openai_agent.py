@@ -1,0 +1,199 @@
+"""An agent that speaks OpenAI's API acts, and its turns become the sample's trainable tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import json
+import shlex
+import shutil
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimrl import (
+    ChatTemplate,
+    Endpoint,
+    EngineClient,
+    Factory,
+    Generate,
+    PluginOptions,
+    Sample,
+    SamplingParams,
+    Session,
+    SlimrlError,
+    Status,
+    UsageError,
+    hookimpl,
+)
+from slimrl.config import CkptConfig
+from slimrl_generators.agent_process import run_process
+
+Act = Callable[[str, str, Sample], Awaitable[Any]]
+"""Base URL, API key and sample to whatever the agent returns."""
+
+
+@dataclass(frozen=True)
+class AgentOptions:
+    """Options of the generator `openai_agent`."""
+
+    agent_path: str = ""
+    """The agent as `pkg.mod:attr` or `path/to/file.py:attr`: a function (base_url, api_key, sample), async, or sync and then run in a thread. What it returns, if anything, must be JSON and is kept as the sample's metadata `agent_result`."""  # noqa: E501  # a field's help is one line
+    agent_command: str = ""
+    """The agent as a command, started once for every sample with OPENAI_BASE_URL and OPENAI_API_KEY in its environment and one line of JSON, the prompt and the metadata, on its stdin."""  # noqa: E501
+    agent_timeout_s: float = 600.0
+    """Seconds until an agent that has not ended is stopped (a process with its children: killed) and its sample is failed."""  # noqa: E501
+    agent_own_sampling: bool = False
+    """Let requests set temperature, top_p and seed. A turn at another temperature or top_p than the run's is not trained on. Otherwise the run's hold for every turn."""  # noqa: E501
+
+    def __post_init__(self) -> None:
+        if self.agent_timeout_s <= 0:
+            raise ValueError(f"--agent-timeout-s {self.agent_timeout_s:g} must be above 0")
+        path, colon, attribute = self.agent_path.rpartition(":")
+        if path.endswith(".py"):  # the process that generates may have another working directory
+            object.__setattr__(self, "agent_path", f"{Path(path).resolve()}{colon}{attribute}")
+
+
+def make(options: PluginOptions) -> Generate:
+    """The generator; UsageError where there is not exactly one agent, or no chat template."""
+    agent = options[AgentOptions]
+    if bool(agent.agent_path) == bool(agent.agent_command):
+        raise UsageError("openai_agent needs an agent: give either --agent-path or --agent-command")
+    checkpoint = options[CkptConfig].hf_checkpoint
+    if checkpoint is None:
+        raise UsageError("openai_agent renders messages with the chat template of --hf-checkpoint; give one")
+    act = load_agent(agent.agent_path) if agent.agent_path else command_agent(agent.agent_command)
+    endpoint = Endpoint(
+        lambda: ChatTemplate.open(checkpoint), checkpoint.resolve().name, own_sampling=agent.agent_own_sampling
+    )
+    return agent_generator(act, endpoint, agent.agent_timeout_s)
+
+
+def agent_generator(act: Act, endpoint: Endpoint, timeout_s: float) -> Generate:
+    """A generator that lets an agent act through an endpoint, for so long at most."""
+
+    async def generate(sample: Sample, sampling: SamplingParams, engine: EngineClient) -> Sample:
+        """Let the agent act; raises with why its trajectory cannot be trained on."""
+        async with endpoint.session(engine, sampling) as (base_url, session):
+            trouble = await _run(act(base_url, session.key, sample), session, sample, timeout_s)
+        segments = session.longest_first()
+        if session.over.is_set():
+            segments[0].fill(sample)
+            sample.status, sample.reason = Status.ABORTED, session.abort_reason
+        elif trouble is not None and not (session.is_spent and segments):
+            raise session.engine_error or trouble
+        elif not segments:
+            raise session.engine_error or SlimrlError("the agent ended without a reply of the model")
+        else:
+            segments[0].fill(sample)
+            if session.is_spent:
+                sample.status = Status.TRUNCATED
+        return sample
+
+    return generate
+
+
+async def _run(acting: Awaitable[Any], session: Session, sample: Sample, timeout_s: float) -> Exception | None:
+    """Wait for the agent; returns what went wrong. It is stopped where the engine aborts or the time is over."""
+    work = asyncio.ensure_future(acting)
+    over = asyncio.ensure_future(session.over.wait())
+    try:
+        await asyncio.wait({work, over}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if session.over.is_set():
+            return None
+        if not work.done():
+            return SlimrlError(f"the agent did not end within {timeout_s:g} s (--agent-timeout-s)")
+        result = work.result()
+        if result is not None:
+            sample.metadata["agent_result"] = json.loads(json.dumps(result, allow_nan=False))
+    except Exception as error:  # a plugin's edge: whatever the agent raised is this sample's failure
+        return error
+    finally:
+        for task in (work, over):
+            task.cancel()
+        await asyncio.gather(work, over, return_exceptions=True)
+    return None
+
+
+def load_agent(reference: str) -> Act:
+    """The agent that a reference names; UsageError where it names none."""
+    where, colon, attribute = reference.rpartition(":")
+    if not colon:
+        raise UsageError(f"--agent-path {reference}: write pkg.mod:attr or path/to/file.py:attr")
+    try:
+        agent = getattr(_import(where), attribute)
+    except Exception as error:  # a plugin's edge: importing runs code of others
+        raise UsageError(f"--agent-path {reference}: {type(error).__name__}: {error}") from error
+    if not callable(agent):
+        raise UsageError(f"--agent-path {reference} is {agent!r}, no function")
+    if inspect.iscoroutinefunction(agent) or inspect.iscoroutinefunction(getattr(agent, "__call__", None)):  # noqa: B004
+        found: Act = agent
+        return found
+    return lambda base_url, api_key, sample: _in_thread(lambda: agent(base_url, api_key, sample))
+
+
+def _import(where: str) -> Any:  # a module
+    if not where.endswith(".py"):
+        return importlib.import_module(where)
+    spec = importlib.util.spec_from_file_location(f"slimrl_agent_{Path(where).stem}", where)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{where} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
+    """A call in a thread of its own; one that is given up goes on until its next request is refused."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_result(result) if error is None else future.set_exception(error)
+
+    def run() -> None:
+        result, failed = None, None
+        try:
+            result = call()
+        except Exception as error:
+            failed = error
+        except BaseException as error:  # sys.exit in an agent ends that agent
+            failed = SlimrlError(f"the agent raised {type(error).__name__}: {error}")
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, failed)
+
+    threading.Thread(target=run, name="openai-agent", daemon=True).start()
+    return future
+
+
+def command_agent(command: str) -> Act:
+    """An agent that is a command; UsageError where there is no such program."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"--agent-command {command}: {error}") from error
+    if not words or shutil.which(words[0]) is None:
+        raise UsageError(f"--agent-command {command}: there is no program {words[0] if words else ''!r}")
+
+    def act(base_url: str, api_key: str, sample: Sample) -> Coroutine[Any, Any, None]:
+        given = json.dumps({"prompt": sample.prompt, "metadata": sample.metadata}, default=str) + "\n"
+        return run_process(words, given, {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": api_key})
+
+    return act
+
+
+@hookimpl
+def slimrl_options() -> Sequence[type]:
+    """Which agent, for how long, and what it may choose."""
+    return (AgentOptions,)
+
+
+@hookimpl
+def slimrl_offer_generators() -> Mapping[str, Factory[Generate]]:
+    """Offers `openai_agent`."""
+    return {"openai_agent": make}
