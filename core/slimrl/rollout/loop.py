@@ -80,13 +80,15 @@ async def fill(
             done, running = await asyncio.wait(
                 running, return_when=asyncio.ALL_COMPLETED if settings.in_order else asyncio.FIRST_COMPLETED
             )
+            judged: list[Group] = []
             for group in sorted((task.result() for task in done), key=lambda g: g.group_id):
                 if len(filled.kept) == settings.wanted:
                     surplus.append(group)
                     continue
                 group.verdict = judge(group, keep)
                 (filled.kept if group.verdict.keep else filled.dropped).append(group)
-            if trouble := _reward_trouble(filled, settings):
+                judged.append(group)
+            if trouble := _reward_trouble(filled, judged, settings):
                 raise RolloutError(trouble)
     except RolloutError:
         surplus += filled.kept
@@ -105,11 +107,14 @@ def judge(group: Group, keep: DynamicFilter | None) -> Verdict:
     return Verdict(keep=True) if keep is None else keep(group)
 
 
-def _reward_trouble(filled: Filled, settings: FillSettings) -> str:
-    groups = filled.kept + filled.dropped
-    if settings.stop_on_unscored and (failure := first_failure(groups)):
+def _reward_trouble(filled: Filled, judged: list[Group], settings: FillSettings) -> str:
+    failure = first_failure(judged)
+    if failure and settings.stop_on_unscored:
         return failure
-    return too_many(groups, settings.max_unscored_fraction) if filled.finished >= settings.wanted else ""
+    before = filled.finished - len(judged)
+    if filled.finished < settings.wanted or (before >= settings.wanted and not failure):
+        return ""  # a share that was not too large is not after groups without a failure
+    return too_many(filled.kept + filled.dropped, settings.max_unscored_fraction)
 
 
 def _start(
