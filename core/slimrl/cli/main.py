@@ -20,6 +20,7 @@ COMMANDS = {
     "model": "fetch a small model to try things with",
     "serve": "serve a model over HTTP with the embedded engine",
     "score": "score a file of responses with any reward",
+    "eval": "evaluate a checkpoint by itself",
     "rescore": "score a finished run's samples with another reward",
 }
 

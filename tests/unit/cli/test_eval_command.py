@@ -1,0 +1,170 @@
+"""`slimrl eval`: a checkpoint of the tiny model evaluated by itself, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from slimrl.cli.eval import TRAINING_CATEGORIES, TRAINING_SETTINGS, is_told
+from slimrl.config.settings import categories, settings
+
+Run = Callable[..., Any]
+
+REWARDS = """
+def echo(sample):
+    return sum(token == sample.prompt_tokens[0] for token in sample.tokens) / 4
+def parts(sample):
+    return {"first": float(sample.tokens[:1] == sample.prompt_tokens[:1]), "length": len(sample.tokens)}
+def nothing(sample):
+    return None
+def broken(sample):
+    raise ValueError("no judge here")
+"""
+
+
+@pytest.fixture
+def flags(tmp_path: Path, tiny_checkpoint: Path) -> dict[str, object]:
+    (tmp_path / "digits.jsonl").write_text("".join(json.dumps({"input": str(d)}) + "\n" for d in range(1, 5)))
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    return {
+        "--hf-checkpoint": tiny_checkpoint,
+        "--eval-max-response-len": 4,
+        "--n-samples-per-eval-prompt": 2,
+        "--custom-rm-path": "rewards.py:echo",
+        "--num-threads": 1,
+        "--output": "out",
+    }
+
+
+def words(flags: dict[str, object], *more: object, without: tuple[str, ...] = ()) -> list[object]:
+    return ["eval", *(word for pair in flags.items() if pair[0] not in without for word in pair), *more]
+
+
+DIGITS = ("--eval-prompt-data", "digits", "digits.jsonl")
+
+
+def test_every_setting_of_training_alone_is_a_setting() -> None:
+    assert set(settings()) >= TRAINING_SETTINGS
+    assert set(categories()) >= TRAINING_CATEGORIES
+
+
+def test_counts_of_what_did_not_happen_are_not_told() -> None:
+    assert not is_told("unscored_error", 0.0)
+    assert is_told("unscored_error", 2.0)
+    assert is_told("unscored_ratio", 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_rewards_of_every_kind_in_one_evaluation(flags: dict[str, object], slimrl: Run, tmp_path: Path) -> None:
+    (tmp_path / "sets.toml").write_text(
+        """
+        [datasets.plain]
+        path = "digits.jsonl"
+        custom_rm_path = "rewards.py:echo"
+        pass_threshold = 0.25
+        [datasets.parts]
+        path = "digits.jsonl"
+        custom_rm_path = "rewards.py:parts"
+        reward_key = "first"
+        n_samples_per_eval_prompt = 4
+        min_new_tokens = 4
+        k = [1, 3]
+        [datasets.abstains]
+        path = "digits.jsonl"
+        custom_rm_path = "rewards.py:nothing"
+        temperature = 0
+        [datasets.fails]
+        path = "digits.jsonl@[1:3]"
+        custom_rm_path = "rewards.py:broken"
+        """
+    )
+    outcome = slimrl(*words(flags, "--eval-config", "sets.toml", "--json", without=("--custom-rm-path",)))
+    assert outcome.code == 0, outcome.stderr
+    assert not {"ray", "megatron"} & set(outcome.heavy)
+    told = json.loads(outcome.stdout)
+    metrics = told["metrics"]
+    assert told["step"] == 0
+    assert {name for name in metrics if name.startswith("eval/parts-pass@")} == {
+        "eval/parts-pass@1",
+        "eval/parts-pass@3",
+    }
+    assert metrics["eval/parts"] == metrics["eval/parts-reward_first_mean"] == metrics["eval/parts-pass@1"]
+    assert metrics["eval/parts-reward_length_mean"] == metrics["eval/parts-response_len_max"] == 4.0
+    assert metrics["eval/plain-pass@2"] >= metrics["eval/plain-pass@1"]
+    assert metrics["eval/abstains-unscored_ratio"] == metrics["eval/fails-unscored_ratio"] == 1.0
+    assert not {"eval/abstains", "eval/fails"} & set(metrics)
+    stored = {path.parent.name: pq.read_table(path).to_pylist() for path in tmp_path.glob("out/eval/*/000000.parquet")}
+    assert {name: len(rows) for name, rows in stored.items()} == {"plain": 8, "parts": 16, "abstains": 8, "fails": 4}
+    values = [row["value"] for row in stored["plain"]]
+    assert metrics["eval/plain"] == pytest.approx(sum(values) / len(values))
+    assert "no judge here" in stored["fails"][0]["score_reason"]
+    assert "no judge here" in (tmp_path / "out" / "events.jsonl").read_text()
+    assert json.loads((tmp_path / "out" / "metrics.jsonl").read_text()) == {"step": 0, **metrics}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_failed_reward_ends_the_evaluation_where_it_is_told_to(flags: dict[str, object], slimrl: Run) -> None:
+    flags["--custom-rm-path"] = "rewards.py:broken"
+    outcome = slimrl(*words(flags, *DIGITS, "--on-unscored", "stop"))
+    assert outcome.code == 1
+    assert "evaluation set digits: reward" in outcome.stderr
+    assert "no judge here" in outcome.stderr
+
+
+def test_mistakes_are_reported_together_and_nothing_heavy_is_loaded(
+    flags: dict[str, object], slimrl: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "digits.jsonl").write_text('{"prompt": "1"}\n')
+    outcome = slimrl(
+        *words(flags, *DIGITS, "--lr", 1, "--num-rollout", 3, "--eval-top-p", 2, without=("--custom-rm-path",))
+    )
+    assert outcome.code == 2
+    assert outcome.heavy == []
+    problems = outcome.stderr.splitlines()
+    assert "error: --lr has no effect in slimrl eval, which does not train" in problems
+    assert "error: --num-rollout has no effect in slimrl eval, which does not train" in problems
+    assert any("--eval-top-p must be more than 0" in problem for problem in problems)
+    assert any("digits.jsonl:1: no key 'input'" in problem for problem in problems)
+    assert any("a reward is required" in problem for problem in problems)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "without", "error"),
+    [
+        ((), (), "--eval-prompt-data is required: pairs of a name and a path"),
+        (DIGITS, ("--hf-checkpoint",), "--hf-checkpoint is required"),
+        (DIGITS, ("--eval-max-response-len",), "--eval-max-response-len is required"),
+        ((*DIGITS, "--load", "nowhere"), ("--hf-checkpoint",), "--load nowhere holds no checkpoint of slimrl"),
+        ((*DIGITS, "--load", "nowhere"), (), "--load and --hf-checkpoint both name the model"),
+        ((*DIGITS, "--eval-min-new-tokens", "5"), (), "set 'digits': at least 5 new tokens but at most 4"),
+        ((*DIGITS, "--run-dir", "x"), (), "--run-dir has no effect in slimrl eval"),
+        (("--eval-prompt-data", "digits", "gone.jsonl"), (), "--eval-prompt-data digits gone.jsonl: No such file"),
+    ],
+)
+def test_a_mistake_is_named(
+    more: tuple[str, ...], without: tuple[str, ...], error: str, flags: dict[str, object], slimrl: Run
+) -> None:
+    outcome = slimrl(*words(flags, *more, without=without))
+    assert outcome.code == 2
+    assert error in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_folder_of_a_training_run_or_of_this_evaluation_is_not_written_to(
+    flags: dict[str, object], slimrl: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "rollouts").mkdir(parents=True)
+    assert "--output out is the folder of a training run" in slimrl(*words(flags, *DIGITS)).stderr
+    stored = tmp_path / "again" / "eval" / "digits" / "000000.parquet"
+    stored.parent.mkdir(parents=True)
+    stored.touch()
+    flags["--output"] = "again"
+    assert "holds an evaluation of digits at step 0 already" in slimrl(*words(flags, *DIGITS)).stderr
