@@ -17,6 +17,7 @@ from slimrl.config import Config
 from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins
 from slimrl.config.plan import Plan
+from slimrl.config.prompt_files import parse_prompt_file
 from slimrl.config.toml import to_toml
 from slimrl.engines.process import EngineSettings
 from slimrl.errors import UsageError
@@ -161,7 +162,7 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
             eval=c.eval,
             hf_checkpoint=hf_checkpoint,
             vocab_size=plan.vocab_size,
-            prompt_data=c.rollout.prompt_data.resolve(),
+            prompt_data=tuple(parse_prompt_file(word).resolved() for word in c.rollout.prompt_data),
             batch_size=plan.rollout_batch_size,
             max_response_len=plan.rollout_max_response_len,
             concurrency=c.sglang.sglang_server_concurrency,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,8 +18,10 @@ from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins, parse
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.plan import Plan, format_plan, make_plan
+from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.resolve import resolve
-from slimrl.data.prompts import PromptKeys, PromptScan, scan_prompts
+from slimrl.data.files import LeftOut, PromptScan
+from slimrl.data.training import scan_evaluation, scan_training
 from slimrl.errors import ConfigError, UsageError
 from slimrl.megatron.shape import check_model_flags
 from slimrl.registry import Options, PluginReferences, PluginSelection, PluginSet, Registry, load, resolve_all
@@ -72,13 +75,13 @@ def prepare(argv: Sequence[str]) -> Prepared:
         extra=registry.catalogue.option_types,
     )
     problems = check(parsed.config)
-    rows = _read_rows(parsed.config, problems)
+    rows = read_rows(parsed.config, problems)
     num_prompts = rows.num_prompts
     config, origins = resolve(parsed.config, parsed.origins, num_prompts=num_prompts)
     plugins = None
-    missing = _without_reward(config.rollout, rows)
+    missing = without_reward(config.rollout, rows)
     if missing is None:
-        plugins = _attempt(lambda: _resolve_plugins(config, rows, parsed.plugin_options, selection, registry), problems)
+        plugins = attempt(lambda: resolve_plugins(config, rows, parsed.plugin_options, selection, registry), problems)
         problems += (
             [f"{rows.rm_types[name]}: {said}" for name, said in plugins.rewards.unknown.items()] if plugins else []
         )
@@ -86,55 +89,62 @@ def prepare(argv: Sequence[str]) -> Prepared:
         problems.append(missing)
     if config.ckpt.hf_checkpoint is not None and (config.ckpt.hf_checkpoint / "config.json").exists():
         folder = config.ckpt.hf_checkpoint
-        model = _attempt(lambda: open_hf_folder(folder, "--hf-checkpoint"), [])  # `check` has reported it
+        model = attempt(lambda: open_hf_folder(folder, "--hf-checkpoint"), [])  # `check` has reported it
         problems += check_model_flags(config.model, model.config) if model else []
     if problems:
         raise ConfigError(problems)
     assert plugins is not None and num_prompts is not None, "a check that failed has named its problem"
     plan = make_plan(config, num_prompts=num_prompts)
+    for entry in rows.left_out:
+        sys.stderr.write(f"warning: {entry.told()}\n")
     return Prepared(config, plan, plugins, origins, is_dry_run="dry-run" in parsed.switches)
 
 
 @dataclass
-class _Rows:
+class PromptRows:
     """What the prompt files hold."""
 
     num_prompts: int | None = None
-    """Training prompts; None where the file could not be read."""
+    """Training prompts in an epoch; None where a file could not be read."""
     rm_types: dict[str, str] = field(default_factory=dict)
     """The rewards that rows name, each with the first row that does."""
     unnamed: str | None = None
     """The first row that names none, where the set has no reward of its own."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows of the training prompts that are not used."""
 
     def add(self, scan: PromptScan) -> None:
         self.rm_types = {**scan.rm_types, **self.rm_types}
         self.unnamed = self.unnamed or scan.unnamed
 
 
-def _read_rows(config: Config, problems: list[str]) -> _Rows:
+def read_rows(config: Config, problems: list[str]) -> PromptRows:
     """Read every prompt file, those of the evaluation too."""
     rollout = config.rollout
-    rows = _Rows()
-    if rollout.prompt_data:
-        keys = PromptKeys(rollout.input_key, rollout.label_key, rollout.metadata_key)
-        scan = _scan(rollout.prompt_data, keys, problems)
+    rows = PromptRows()
+    specs = parse_prompt_files(rollout.prompt_data, [])
+    if specs and len(specs) == len(rollout.prompt_data) and all(_is_read(spec.path) for spec in specs):
+        folder = config.ckpt.hf_checkpoint
+        folder = folder if folder and attempt(lambda: open_hf_folder(folder, "--hf-checkpoint"), []) else None
+        scan = attempt(partial(scan_training, specs, rollout, folder), problems)
         if scan is not None:
             rows.num_prompts = scan.count
+            rows.left_out = scan.left_out
             rows.add(scan)
     for dataset in eval_datasets(config.eval, []):
-        scan = _scan(dataset.path, PromptKeys(*dataset.keys(config.eval, rollout)), problems)
-        if scan is not None and dataset.reward is None:
-            rows.add(scan)
+        if _is_read(parse_prompt_file(str(dataset.path), weighted=False).path):
+            scan = attempt(partial(scan_evaluation, dataset, config.eval, rollout), problems)
+            if scan is not None and dataset.reward is None:
+                rows.add(scan)
     return rows
 
 
-def _scan(path: Path, keys: PromptKeys, problems: list[str]) -> PromptScan | None:
-    if not path.is_file() or path.stat().st_size == 0:
-        return None  # `check` has reported it
-    return _attempt(lambda: scan_prompts(path, keys), problems)
+def _is_read(path: Path) -> bool:
+    """Whether there is something to read; `check` has reported a file that is not there or empty."""
+    return path.is_file() and path.stat().st_size > 0
 
 
-def _without_reward(rollout: RolloutConfig, rows: _Rows) -> str | None:
+def without_reward(rollout: RolloutConfig, rows: PromptRows) -> str | None:
     """What is to be said where a row has no reward; None where each has one."""
     if rollout.custom_rm_path or rollout.reward or (rollout.rm_type or "").strip():
         return None
@@ -148,8 +158,8 @@ def _without_reward(rollout: RolloutConfig, rows: _Rows) -> str | None:
     )
 
 
-def _resolve_plugins(
-    config: Config, rows: _Rows, plugin_options: Sequence[object], selection: PluginSelection, registry: Registry
+def resolve_plugins(
+    config: Config, rows: PromptRows, plugin_options: Sequence[object], selection: PluginSelection, registry: Registry
 ) -> PluginSet:
     options = Options([*(getattr(config, field.name) for field in fields(config)), *plugin_options])
     sets = [
@@ -164,7 +174,7 @@ def _resolve_plugins(
     return resolve_all(references, options, registry=registry)
 
 
-def _attempt(action: Callable[[], T], problems: list[str]) -> T | None:
+def attempt(action: Callable[[], T], problems: list[str]) -> T | None:
     """The action's result, or None and its problems among the others."""
     try:
         return action()

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from slimrl.config import Config, EvalConfig, OptimizerConfig, RolloutConfig
 from slimrl.config.batch import solve_batch
-from slimrl.config.eval_sets import eval_datasets
+from slimrl.config.eval_sets import check_counts, eval_datasets
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
+from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.ranges import check_ranges
 from slimrl.errors import CheckpointError, ConfigError
 
 ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+OWN_TEMPLATE_KWARGS = frozenset(
+    ["conversation", "max_length", "padding", "return_dict", "return_tensors", "tokenize", "tools", "truncation"]
+)
 REMOTE_RM = "remote_rm"
 """The reward that --rm-url is for."""
 
@@ -32,13 +37,33 @@ def check(config: Config) -> list[str]:
         *_batch(config.rollout),
         *_files(config),
         *_rollout(config),
+        *_template(config.rollout),
+        *_sources(config),
         *_partial(config),
         *_rm_url(config),
-        *_eval(config.eval),
+        *_eval(config.eval, config.rollout.rollout_max_response_len),
         *_loss(config),
         *_optimizer(config.optimizer),
         *_perf(config),
         *_engine(config),
+    ]
+
+
+def check_evaluation(config: Config) -> list[str]:
+    """Every broken rule of a configuration that is only evaluated with; those of training alone do not count."""
+    required = [] if config.eval.eval_config else eval_sets(config.eval)
+    if not required and config.eval.eval_config is None:
+        return ["--eval-prompt-data is required: pairs of a name and a path (or --eval-config FILE)"]
+    rollout = replace(config.rollout, n_samples_per_prompt=2, num_epoch=None, rollout_batch_size=None)
+    as_trained = replace(config, rollout=rollout, eval=replace(config.eval, eval_interval=1))
+    return [
+        *check_ranges(as_trained),
+        *_files(as_trained),
+        *_template(rollout),
+        *_rollout(as_trained),
+        *_rm_url(as_trained),
+        *_eval(as_trained.eval, rollout.rollout_max_response_len),
+        *_engine(as_trained),
     ]
 
 
@@ -51,8 +76,8 @@ def _required(config: Config) -> Iterator[str]:
     rollout = config.rollout
     if config.ckpt.hf_checkpoint is None:
         yield "--hf-checkpoint is required: the folder of a model (`slimrl model fetch smollm2-135m` makes one)"
-    if rollout.prompt_data is None:
-        yield "--prompt-data is required: a JSONL file of prompts"
+    if not rollout.prompt_data:
+        yield "--prompt-data is required: a JSONL or parquet file of prompts"
     if rollout.rollout_batch_size is None:
         yield "--rollout-batch-size is required: prompts (groups) per rollout"
     if rollout.rollout_max_response_len is None:
@@ -89,15 +114,28 @@ def _files(config: Config) -> Iterator[str]:
     for flag, folder in (("--load", ckpt.load), ("--save", ckpt.save), ("--run-dir", config.observe.run_dir)):
         if folder is not None and folder.exists() and not folder.is_dir():
             yield f"{flag} {folder} is a file; expected a folder"
-    if config.rollout.prompt_data is not None:
-        yield from _prompt_file("--prompt-data", config.rollout.prompt_data)
+    problems: list[str] = []
+    specs = parse_prompt_files(config.rollout.prompt_data, problems)
+    yield from problems
+    for spec in specs:
+        yield from _prompt_file("--prompt-data", spec.path)
     flag = "--eval-prompt-data" if config.eval.eval_config is None else "--eval-config"
     for name, path in eval_sets(config.eval):
-        yield from _prompt_file(f"{flag} {name}", path)
+        try:
+            spec = parse_prompt_file(str(path), f"{flag} {name}", weighted=False)
+        except ConfigError as error:
+            yield from error.problems
+        else:
+            yield from _prompt_file(f"{flag} {name}", spec.path)
 
 
 def _prompt_file(flag: str, path: Path) -> Iterator[str]:
     try:
+        if path.suffix == ".parquet":
+            with path.open("rb") as file:
+                if file.read(4) != b"PAR1":
+                    yield f"{flag} {path} is not a parquet file"
+            return
         with path.open(encoding="utf-8") as file:
             beginning = file.read(4096)
     except UnicodeDecodeError:
@@ -162,6 +200,33 @@ def _partial(config: Config) -> Iterator[str]:
         yield "--on-insufficient fallback has no effect without --dynamic-sampling-filter-path: nothing is dropped"
 
 
+def _template(rollout: RolloutConfig) -> Iterator[str]:
+    said, flag = rollout.apply_chat_template_kwargs, "--apply-chat-template-kwargs"
+    if said is None:
+        return
+    if not rollout.apply_chat_template:
+        yield f"{flag} has no effect without --apply-chat-template"
+    try:
+        values: object = json.loads(said)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        yield f"{flag} takes a JSON object, e.g. '{{\"enable_thinking\": false}}'; got {said!r}"
+    elif own := sorted(OWN_TEMPLATE_KWARGS & values.keys()):
+        yield f"{flag}: {', '.join(own)} cannot be set, slimrl needs it as it is"
+
+
+def _sources(config: Config) -> Iterator[str]:
+    """A reward of an evaluation set is found by the set's name, and training prompts are named after their file."""
+    own = {dataset.name for dataset in eval_datasets(config.eval, []) if dataset.reward or dataset.reward_key}
+    for spec in parse_prompt_files(config.rollout.prompt_data, []):
+        if spec.name in own:
+            yield (
+                f"--prompt-data {spec.path}: the evaluation set {spec.name!r} with a reward of its own has the file's "
+                "name; give the set another one"
+            )
+
+
 def _rm_url(config: Config) -> Iterator[str]:
     rollout = config.rollout
     if rollout.rm_url is None:
@@ -169,7 +234,8 @@ def _rm_url(config: Config) -> Iterator[str]:
     named = [rollout.custom_rm_path or "", *rollout.reward, rollout.rm_type or ""]
     if any(REMOTE_RM in name or ":" in name or "." in name.partition("=")[0] for name in named):
         return  # a function of the user's may read it too
-    files = [rollout.prompt_data, config.eval.eval_config, *(path for _, path in eval_sets(config.eval))]
+    words = [*rollout.prompt_data, *(str(path) for _, path in eval_sets(config.eval))]
+    files = [config.eval.eval_config, *(spec.path for spec in parse_prompt_files(words, []))]
     if not any(path and _mentions(path, REMOTE_RM) for path in files):
         yield f"--rm-url has no effect without {REMOTE_RM}: give --rm-type {REMOTE_RM}, or rows whose metadata say it"
 
@@ -183,10 +249,11 @@ def _mentions(path: Path, word: str) -> bool:
         return False  # reported with the files
 
 
-def _eval(config: EvalConfig) -> Iterator[str]:
+def _eval(config: EvalConfig, max_response_len: int | None) -> Iterator[str]:
     if config.eval_interval is None:
+        training = {"log_passrate", "eval_pass_threshold"} if config.log_passrate else ()
         for field in fields(config):
-            if getattr(config, field.name) != field.default:
+            if getattr(config, field.name) != field.default and field.name not in training:
                 yield f"--{field.name.replace('_', '-')} has no effect without --eval-interval"
     elif not config.eval_prompt_data and config.eval_config is None:
         yield "--eval-interval needs --eval-prompt-data: pairs of a name and a path (or --eval-config FILE)"
@@ -196,8 +263,11 @@ def _eval(config: EvalConfig) -> Iterator[str]:
     if len(words) % 2:
         yield f"--eval-prompt-data takes pairs of a name and a path; got {len(words)} words: {' '.join(words)}"
     problems: list[str] = []
-    names = [dataset.name for dataset in eval_datasets(config, problems)]
+    datasets = eval_datasets(config, problems)
+    names = [dataset.name for dataset in datasets]
     yield from problems
+    for dataset in datasets:
+        yield from check_counts(dataset, config, max_response_len)
     flag = "--eval-prompt-data" if config.eval_config is None else f"--eval-config {config.eval_config}"
     for name in sorted(set(names)):
         if names.count(name) > 1:

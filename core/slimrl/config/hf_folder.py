@@ -34,10 +34,19 @@ class HfFolder:
     @property
     def has_chat_template(self) -> bool:
         """Whether the tokenizer can wrap a prompt in a chat template."""
-        if (self.path / "chat_template.jinja").exists() or (self.path / "chat_template.json").exists():
-            return True
-        settings = self.path / "tokenizer_config.json"
-        return settings.exists() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
+        return self.chat_template is not None
+
+    @property
+    def chat_template(self) -> str | None:
+        """The text of the chat template; of several, all as JSON."""
+        template = self.path / "chat_template.jinja"
+        if template.exists():
+            return template.read_text(encoding="utf-8")
+        for settings in (self.path / "chat_template.json", self.path / "tokenizer_config.json"):
+            found = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.exists() else None
+            if found:
+                return found if isinstance(found, str) else json.dumps(found)
+        return None
 
     def kv_numbers_per_token(self) -> int | None:
         """Numbers that one token keeps in the KV cache of all layers, if the config tells the shape."""

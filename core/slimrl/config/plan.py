@@ -104,7 +104,7 @@ def format_plan(plan: Plan, config: Config) -> str:
     p, gib = plan, 2**30
     rows = [
         ("model", f"{config.ckpt.hf_checkpoint}, {p.num_parameters / 1e6:,.1f} M parameters"),
-        ("prompts", f"{config.rollout.prompt_data}, {p.num_prompts:,} prompts"),
+        ("prompts", f"{' '.join(config.rollout.prompt_data)}, {p.num_prompts:,} prompts"),
         ("batch", _batch_line(p)),
         ("length", f"{p.num_rollout:,} rollouts = {p.total_steps:,} optimizer steps, {p.num_epochs:.2f} epochs"),
         ("reward", config.rollout.custom_rm_path or config.rollout.rm_type or ""),

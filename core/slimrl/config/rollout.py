@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 
@@ -11,16 +10,22 @@ from typing import Literal
 class RolloutConfig:
     """Data generation: prompts, batch sizes, sampling and the reward."""
 
-    prompt_data: Path | None = None
-    """JSONL file of prompts. Required."""
+    prompt_data: tuple[str, ...] = field(default=(), metadata={"repeats": True})
+    """Prompts, as JSONL or .parquet files, each PATH, PATH@[a:b] (those rows), PATH=WEIGHT (how often) or both. Required."""
+    skip_bad_rows: bool = False
+    """Leave malformed rows of --prompt-data out and count them; otherwise the first one is an error."""
     input_key: str = "input"
     """Key of the prompt in a row: a string or a list of chat messages."""
     label_key: str | None = None
     """Key of the ground truth in a row, given to the reward."""
     metadata_key: str = "metadata"
     """Key of a row's metadata (an object), given to the reward; rows may lack it."""
+    tool_key: str = "tools"
+    """Key of a row's list of tool schemas, given to the chat template and kept in the metadata; rows may lack it."""
     apply_chat_template: bool = False
     """Wrap prompts in the tokenizer's chat template; a string becomes one user message."""
+    apply_chat_template_kwargs: str | None = None
+    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'."""
     rollout_shuffle: bool = False
     """Shuffle the prompts anew in every epoch."""
     rollout_seed: int = 42
@@ -40,7 +45,9 @@ class RolloutConfig:
     rollout_max_response_len: int | None = None
     """New tokens at most in one response. Required."""
     rollout_max_prompt_len: int | None = None
-    """Prompt tokens at most; longer prompts are an error that names the row."""
+    """Prompt tokens at most; longer prompts are an error that names the row, or left out (--skip-long-prompts)."""
+    skip_long_prompts: bool = False
+    """Leave prompts of --prompt-data out and count them that are over --rollout-max-prompt-len or fill the model's context."""
     rollout_temperature: float = 1.0
     """Sampling temperature; also divides the trainer's logits."""
     rollout_top_p: float = 1.0

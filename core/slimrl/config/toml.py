@@ -75,6 +75,8 @@ def _coerce(value: object, setting: Setting) -> Any:
             raise TypeError
         return value
     if setting.item is not None:
+        if setting.repeats and isinstance(value, str):  # one file alone
+            value = [value]
         if not isinstance(value, list):
             raise TypeError
         return tuple(_scalar(entry, setting.item) for entry in value)

@@ -1,16 +1,20 @@
-"""Prompt files: JSON lines, memory-mapped through `datasets`, checked row by row before anything starts."""
+"""One row of a prompt file: under which keys it holds what, and what is refused."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from slimrl.config import EvalConfig, RolloutConfig
+from slimrl.config.eval_sets import EvalDataset
 from slimrl.errors import DataError
-from slimrl.registry.rewards import rm_types
 from slimrl.types import Prompt
+
+
+class LongPromptError(DataError):
+    """A prompt has more tokens than it may have."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class PromptRow:
     label: Any = None
     """Ground truth: any JSON value; the reward knows what it means."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    tools: list[dict[str, Any]] | None = None
+    """Schemas of the tools that the chat template describes; they are in the metadata too."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +36,43 @@ class PromptKeys:
     input: str
     label: str | None
     metadata: str
+    tools: str = "tools"
+    messages: bool = True
+    """Whether a prompt may be a list of chat messages: there is a template for them."""
 
-    def read(self, line: str, where: str) -> PromptRow:
-        """Parse one line; raises DataError with `where` (file:line) and the key."""
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}: not a JSON object: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    @classmethod
+    def of_training(cls, rollout: RolloutConfig) -> PromptKeys:
+        """Those of --prompt-data."""
+        return cls(
+            rollout.input_key, rollout.label_key, rollout.metadata_key, rollout.tool_key, rollout.apply_chat_template
+        )
+
+    @classmethod
+    def of_evaluation(cls, dataset: EvalDataset, config: EvalConfig, rollout: RolloutConfig) -> PromptKeys:
+        """Those of an evaluation set."""
+        return cls(*dataset.keys(config, rollout), rollout.tool_key, rollout.apply_chat_template)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Keys that every row has."""
+        return (self.input,) if self.label is None else (self.input, self.label)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Keys that a row may have."""
+        return (self.metadata, self.tools)
+
+    def read(self, row: Mapping[str, Any], where: str) -> PromptRow:
+        """The row in our terms; raises DataError with `where` (file:line) and the key."""
+        prompt = _prompt(_value(row, self.input, "--input-key", where), self.input, where)
+        if not self.messages and not isinstance(prompt, str):
+            raise DataError(f"{where}: {self.input!r} is a list of chat messages; add --apply-chat-template")
+        metadata, tools = _metadata(row, self.metadata, where), _tools(row, self.tools, where)
         return PromptRow(
-            prompt=_prompt(_value(row, self.input, "--input-key", where), self.input, where),
+            prompt=prompt,
             label=None if self.label is None else _value(row, self.label, "--label-key", where),
-            metadata=_metadata(row, self.metadata, where),
+            metadata=metadata if tools is None else {**metadata, "tools": tools},
+            tools=tools,
         )
 
 
@@ -63,12 +93,12 @@ def _prompt(value: Any, key: str, where: str) -> Prompt:
         return value
     raise DataError(
         f"{where}: {key!r} must be a non-empty string or a list of chat messages with role and content, "
-        f"got {json.dumps(value, ensure_ascii=False)[:80]}"
+        f"got {json.dumps(value, ensure_ascii=False, default=str)[:80]}"
     )
 
 
 def _metadata(row: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    value = row.get(key)
+    value = _parsed(row.get(key), key, "--metadata-key", where)
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -76,66 +106,22 @@ def _metadata(row: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     return value
 
 
-@dataclass(frozen=True)
-class PromptScan:
-    """What one pass over a prompt file found."""
-
-    count: int
-    """Prompts in it."""
-    rm_types: Mapping[str, str]
-    """The rewards that rows name (metadata.rm_type), each with the first row (file:line) that does."""
-    unnamed: str | None
-    """The first row that names none."""
+def _tools(row: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]] | None:
+    value = _parsed(row.get(key), key, "--tool-key", where)
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise DataError(f"{where}: {key!r} (--tool-key) must be a list of tool schemas (objects)")
+    return value
 
 
-def scan_prompts(path: Path, keys: PromptKeys) -> PromptScan:
-    """Check every row of a file, count them and see which rewards they name, in one pass and constant memory.
-
-    Raises DataError naming file, line and key of the first bad row, or that the file is empty.
-    """
-    count = 0
-    named: dict[str, str] = {}
-    unnamed: str | None = None
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            names = rm_types(keys.read(line, where).metadata)
-            for name in names:
-                named.setdefault(name, where)
-            if not names and unnamed is None:
-                unnamed = where
-            count += 1
-    if count == 0:
-        raise DataError(f"{path}: no prompts in it; one JSON object a line is expected")
-    return PromptScan(count, named, unnamed)
-
-
-class PromptFile:
-    """Random access to the rows of a JSON lines file that stays on disk.
-
-    Lines are mapped as text and parsed on access: a column type inferred over the whole file would turn 1 and
-    "1" into one type and give every row's metadata the keys of all others.
-    """
-
-    def __init__(self, path: Path, keys: PromptKeys) -> None:
-        import datasets
-
-        datasets.disable_progress_bars()
-        self.path = path
-        self.keys = keys
-        lines = datasets.load_dataset("text", data_files=str(path), split="train")
-        self._lines = lines
-        self._numbers = [i for i, text in enumerate(lines["text"]) if text.strip()]
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: int) -> PromptRow:
-        line = self._numbers[index]
-        return self.keys.read(self._lines[line]["text"], f"{self.path}:{line + 1}")
-
-    def where(self, index: int) -> str:
-        """file:line of a row, for messages."""
-        return f"{self.path}:{self._numbers[index] + 1}"
+def _parsed(value: Any, key: str, flag: str, where: str) -> Any:
+    """A string is JSON: tables that have no nested columns hold it so."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: {key!r} ({flag}) is a string and not JSON: {error}") from error

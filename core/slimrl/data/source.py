@@ -1,18 +1,22 @@
-"""The stream of groups: every prompt once an epoch, in an order that depends on seed and epoch alone."""
+"""The stream of groups: epoch after epoch, in an order that depends on seed and epoch alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from slimrl.data.epoch import Part, epoch_order
 from slimrl.data.prompts import PromptRow
-from slimrl.types import Group, Prompt, Sample
+from slimrl.types import Group, Sample
 
-Encode = Callable[[Prompt, str], list[int]]
+logger = logging.getLogger(__name__)
+
+Encode = Callable[[PromptRow, str], list[int]]
+"""Token ids of a row's prompt; raises DataError with the row's place."""
 
 
 class Prompts(Protocol):
@@ -57,49 +61,68 @@ class Position:
 
 
 class PromptSource:
-    """Implements DataSource over a prompt file."""
+    """Implements DataSource; `parts` are the shares of an epoch, `source_of` names the file that a prompt is in."""
 
-    def __init__(self, prompts: Prompts, encode: Encode, *, group_size: int, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self,
+        prompts: Prompts,
+        encode: Encode,
+        *,
+        group_size: int,
+        shuffle: bool,
+        seed: int,
+        parts: Sequence[Part] | None = None,
+        source_of: Callable[[int], str] = lambda index: "",
+    ) -> None:
         self._prompts = prompts
         self._encode = encode
         self._group_size = group_size
         self._shuffle = shuffle
         self._seed = seed
-        self.position = Position()
-        self._order = self._order_of(0)
+        self._parts = [Part(len(prompts))] if parts is None else list(parts)
+        self._source_of = source_of
+        self._go_to(Position())
 
-    def _order_of(self, epoch: int) -> NDArray[np.int64]:
-        order = np.arange(len(self._prompts))
-        if self._shuffle:
-            np.random.default_rng([self._seed, epoch]).shuffle(order)
-        return order
+    def _go_to(self, position: Position) -> None:
+        self.position = position
+        self._order = epoch_order(self._parts, position.epoch, shuffle=self._shuffle, seed=self._seed)
 
     def take(self, count: int) -> list[Group]:
         """The next `count` groups, over as many epochs as that takes."""
         return [self._next() for _ in range(count)]
 
     def _next(self) -> Group:
+        if self.position.offset == len(self._order):
+            self._go_to(Position(self.position.epoch + 1, 0, self.position.next_group_id))
         at = self.position
-        if at.offset == len(self._order):
-            at.epoch, at.offset = at.epoch + 1, 0
-            self._order = self._order_of(at.epoch)
         index = int(self._order[at.offset])
         row = self._prompts[index]
-        tokens = self._encode(row.prompt, self._prompts.where(index))
-        group = new_group(row, tokens, group_id=at.next_group_id, size=self._group_size, seed=self._seed)
+        group = new_group(
+            row,
+            self._encode(row, self._prompts.where(index)),
+            group_id=at.next_group_id,
+            size=self._group_size,
+            seed=self._seed,
+            source=self._source_of(index),
+        )
         at.offset += 1
         at.next_group_id += 1
         return group
 
     def state(self) -> dict[str, Any]:
-        """The position as JSON values."""
-        return {
-            "epoch": self.position.epoch,
-            "offset": self.position.offset,
-            "next_group_id": self.position.next_group_id,
-        }
+        """The position as JSON values, with the size of the epoch that it is in."""
+        return {**asdict(self.position), "epoch_size": len(self._order)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a position that `state` returned."""
-        self.position = Position(**state)
-        self._order = self._order_of(self.position.epoch)
+        """Go back to a position that `state` returned; in other prompts, to the beginning of the next epoch."""
+        position = dict(state)
+        size = position.pop("epoch_size", None)
+        self._go_to(Position(**position))
+        if size is not None and size != len(self._order):
+            logger.warning(
+                "the checkpoint stands in an epoch of %d prompts and the data now makes one of %d: epoch %d begins",
+                size,
+                len(self._order),
+                self.position.epoch + 1,
+            )
+            self._go_to(Position(self.position.epoch + 1, 0, self.position.next_group_id))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slimrl.data.encoder import PromptEncoder
-from slimrl.data.prompts import PromptFile, PromptKeys, PromptRow
+from slimrl.data.prompts import PromptRow
 from slimrl.data.source import Encode, Prompts, new_group
-from slimrl.errors import DataError
+from slimrl.data.training import open_evaluation
+from slimrl.errors import DataError, RolloutError
 from slimrl.observe.rollout_file import write_rollout
+from slimrl.observe.run_dir import RunDir
 from slimrl.rollout.loop import Produce
 from slimrl.rollout.pass_rate import pass_rate_metrics
 from slimrl.rollout.settings import RolloutSettings
-from slimrl.rollout.unscored import metric_name, unscored_metrics
-from slimrl.types import Group, Prompt, SamplingParams, Status
+from slimrl.rollout.unscored import find_unscored, first_failure, metric_name, unscored_metrics
+from slimrl.types import Group, SamplingParams, Status
+
+MAX_TOLD = 20
+"""Reasons at most in one event."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ def limited(encode: Encode, max_prompt_len: int | None) -> Encode:
     if max_prompt_len is None:
         return encode
 
-    def encode_limited(prompt: Prompt, where: str) -> list[int]:
-        tokens = encode(prompt, where)
+    def encode_limited(row: PromptRow, where: str) -> list[int]:
+        tokens = encode(row, where)
         if len(tokens) > max_prompt_len:
             raise DataError(
                 f"{where}: the prompt has {len(tokens)} tokens; --eval-max-prompt-len allows {max_prompt_len}"
@@ -65,7 +70,7 @@ def limited(encode: Encode, max_prompt_len: int | None) -> Encode:
 def encode_all(prompts: Prompts, encode: Encode) -> list[tuple[PromptRow, list[int]]]:
     """Every row with its token ids."""
     rows = ((prompts[i], prompts.where(i)) for i in range(len(prompts)))
-    return [(row, encode(row.prompt, where)) for row, where in rows]
+    return [(row, encode(row, where)) for row, where in rows]
 
 
 def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[EvalSet]:
@@ -76,9 +81,9 @@ def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[Ev
         encode: Encode = encoder.encode
         limit = dataset.max_prompt_len or config.eval_max_prompt_len
         if limit is not None:  # training's own limit does not count then
-            unlimited = PromptEncoder(settings.hf_checkpoint, apply_chat_template=rollout.apply_chat_template)
+            unlimited = PromptEncoder.of_training(replace(rollout, rollout_max_prompt_len=None), settings.hf_checkpoint)
             encode = limited(unlimited.encode, limit)
-        prompts = PromptFile(dataset.path, PromptKeys(*dataset.keys(config, rollout)))
+        prompts = open_evaluation(dataset, config, rollout)
         sets.append(
             EvalSet(
                 name=dataset.name,
@@ -93,9 +98,31 @@ def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[Ev
     return sets
 
 
-async def evaluate(groups: Sequence[Group], produce: Produce) -> list[Group]:
-    """Generate and score all groups at once; the engine queues what it cannot hold."""
-    return list(await asyncio.gather(*(produce(group) for group in groups)))
+async def evaluate(
+    sets: Sequence[EvalSet],
+    produce_with: Callable[[SamplingParams], Produce],
+    run: RunDir,
+    step: int,
+    *,
+    stop_on_unscored: bool = False,
+) -> dict[str, float]:
+    """Metrics of every set under the engine's weights, which have seen `step` steps; samples and reasons are stored.
+
+    All prompts of a set are asked at once; the engine queues what it cannot hold. Raises RolloutError at a set with a
+    sample that could not be scored, if told to.
+    """
+    metrics: dict[str, float] = {}
+    for eval_set in sets:
+        produce = produce_with(eval_set.sampling)
+        groups = list(await asyncio.gather(*(produce(group) for group in eval_set.groups())))
+        metrics |= eval_set.metrics(groups)
+        store_evaluation(run.path, eval_set.name, step, groups)
+        if unscored := find_unscored(groups):
+            outcomes = [entry.told() for entry in unscored[:MAX_TOLD]]
+            run.event("unscored", step=step, eval_set=eval_set.name, outcomes=outcomes)
+        if stop_on_unscored and (failure := first_failure(groups)):
+            raise RolloutError(f"evaluation set {eval_set.name}: {failure}")
+    return metrics
 
 
 def eval_metrics(

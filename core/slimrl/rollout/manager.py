@@ -7,29 +7,30 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from slimrl.data.buffer import Buffer, is_finished
 from slimrl.data.encoder import PromptEncoder
-from slimrl.data.prompts import PromptFile, PromptKeys
 from slimrl.data.source import PromptSource
+from slimrl.data.training import open_training
 from slimrl.engines.client import HttpEngineClient
-from slimrl.errors import RolloutError
 from slimrl.observe.rollout_file import write_rollout
 from slimrl.observe.run_dir import RunDir, write_atomically
 from slimrl.protocols import Tracker
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.batch import make_batch
-from slimrl.rollout.evaluate import EvalSet, encode_all, eval_metrics, evaluate
+from slimrl.rollout.evaluate import evaluate, read_eval_sets
 from slimrl.rollout.gate import Gate
 from slimrl.rollout.insufficient import NeverVaried, is_fallback
 from slimrl.rollout.loop import Filled, FillSettings, Produce, fill
 from slimrl.rollout.metrics import buffer_metrics, rollout_metrics
 from slimrl.rollout.partial import PartialRollout
+from slimrl.rollout.pass_rate import pass_rate_metrics
 from slimrl.rollout.produce import produce
 from slimrl.rollout.settings import RolloutSettings
-from slimrl.rollout.unscored import find_unscored, first_failure
+from slimrl.rollout.unscored import find_unscored
 from slimrl.scoring.scorer import Scorer
 from slimrl.traits import does_continue
 from slimrl.types import Group, SamplingParams, TrainBatch, TrainReport
@@ -55,11 +56,10 @@ class RolloutManager:
         resources: AsyncExitStack,
     ) -> None:
         config = settings.rollout
-        encoder = PromptEncoder(
-            settings.hf_checkpoint,
-            apply_chat_template=config.apply_chat_template,
-            max_prompt_len=config.rollout_max_prompt_len,
-        )
+        encoder = PromptEncoder.of_training(config, settings.hf_checkpoint)
+        prompts, left_out = open_training(settings.prompt_data, config, encoder, settings.hf_checkpoint)
+        if left_out:
+            run.event("rows_left_out", files=[asdict(entry) for entry in left_out])
         self._settings = settings
         self._plugins = plugins
         self._engine = engine
@@ -68,11 +68,13 @@ class RolloutManager:
         self._trackers = trackers
         self._resources = resources
         self.source = PromptSource(
-            PromptFile(settings.prompt_data, PromptKeys(config.input_key, config.label_key, config.metadata_key)),
+            prompts,
             encoder.encode,
             group_size=config.n_samples_per_prompt,
             shuffle=config.rollout_shuffle,
             seed=config.rollout_seed,
+            parts=prompts.parts,
+            source_of=prompts.source,
         )
         self._decode = partial(encoder.tokenizer.decode, skip_special_tokens=True)
         self.buffer = Buffer(
@@ -118,6 +120,10 @@ class RolloutManager:
             **self._cache_metrics(),
             **await self._engine_metrics(),
         }
+        if self._settings.eval.log_passrate:
+            metrics |= pass_rate_metrics(
+                filled.kept + filled.dropped, "rollout/", self._settings.eval.eval_pass_threshold
+            )
         return make_batch(step, filled.kept), metrics
 
     def _tell_insufficient(self, filled: Filled, step: int) -> None:
@@ -149,15 +155,15 @@ class RolloutManager:
         spent, self._engine_cpu_s = total - self._engine_cpu_s, total
         return {"perf/engine_model_cpu_s": spent}
 
-    async def evaluate(self) -> dict[str, float]:
-        """Metrics of every evaluation set under the engine's current weights."""
-        metrics: dict[str, float] = {}
-        for eval_set in self._eval_sets:
-            groups = await evaluate(eval_set.groups(), self._produce(eval_set.sampling))
-            metrics |= eval_metrics(eval_set.name, groups)
-            self._tell_unscored(groups, eval_set=eval_set.name)
-            if self._settings.rollout.on_unscored == "stop" and (failure := first_failure(groups)):
-                raise RolloutError(f"evaluation set {eval_set.name}: {failure}")
+    async def evaluate(self, step: int) -> dict[str, float]:
+        """Metrics of every evaluation set under the engine's weights, which have seen `step` steps; stores samples."""
+        metrics = await evaluate(
+            self._eval_sets,
+            self._produce,
+            self._run,
+            step,
+            stop_on_unscored=self._settings.rollout.on_unscored == "stop",
+        )
         self._cache_metrics()  # as below
         await self._engine_metrics()  # the next step's figure begins here
         return metrics
@@ -223,22 +229,6 @@ class RolloutManager:
     async def close(self) -> None:
         """End the reward's workers, the client and the trackers."""
         await self._resources.aclose()
-
-
-def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[EvalSet]:
-    """The evaluation sets that the configuration names, read and encoded."""
-    return [
-        EvalSet(
-            name=dataset.name,
-            rows=encode_all(
-                PromptFile(dataset.path, PromptKeys(*dataset.keys(settings.eval, settings.rollout))), encoder.encode
-            ),
-            sampling=settings.eval_sampling(dataset),
-            group_size=dataset.n_samples_per_eval_prompt or settings.eval.n_samples_per_eval_prompt,
-            seed=settings.rollout.rollout_seed,
-        )
-        for dataset in settings.eval_sets
-    ]
 
 
 async def open_manager(

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from slimrl.config import EvalConfig, RolloutConfig
 from slimrl.config.eval_sets import EvalDataset
+from slimrl.config.prompt_files import PromptFileSpec
 from slimrl.scoring.settings import ScoringSettings
 from slimrl.types import SamplingParams
 
@@ -22,7 +23,7 @@ class RolloutSettings:
     eval: EvalConfig
     hf_checkpoint: Path
     vocab_size: int | None
-    prompt_data: Path
+    prompt_data: tuple[PromptFileSpec, ...]
     batch_size: int
     max_response_len: int
     concurrency: int

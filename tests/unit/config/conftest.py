@@ -58,7 +58,7 @@ def make_config(model_folder: Path, prompt_file: Path) -> Make:
 
     def make(**changes: object) -> Config:
         rollout = RolloutConfig(
-            prompt_data=prompt_file,
+            prompt_data=(str(prompt_file),),
             rollout_batch_size=8,
             n_samples_per_prompt=8,
             num_rollout=3,

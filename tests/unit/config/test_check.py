@@ -140,15 +140,17 @@ def test_a_context_that_an_evaluation_overruns_is_named(make_config: Make, promp
 
 def test_a_prompt_file_must_be_there_be_text_and_hold_something(make_config: Make, tmp_path: Path) -> None:
     def problem(path: Path) -> str:
-        (only,) = check(make_config(prompt_data=path))
+        (only,) = check(make_config(prompt_data=(str(path),)))
         return only
 
-    missing, empty, binary = (tmp_path / name for name in ("missing.jsonl", "empty.jsonl", "table.parquet"))
+    missing, empty, binary = (tmp_path / name for name in ("missing.jsonl", "empty.jsonl", "table.jsonl"))
     empty.touch()
     binary.write_bytes(b"PAR1\xff\xfe\x00")
     assert problem(missing) == f"--prompt-data {missing}: No such file or directory"
     assert problem(empty) == f"--prompt-data {empty} is empty; expected one JSON object a line"
     assert "is not text; expected a JSONL file" in problem(binary)
+    assert check(make_config(prompt_data=(str(binary.rename(tmp_path / "table.parquet")),))) == []
+    assert problem(empty.rename(tmp_path / "empty.parquet")).endswith("empty.parquet is not a parquet file")
     assert problem(tmp_path) == f"--prompt-data {tmp_path}: Is a directory"
 
 

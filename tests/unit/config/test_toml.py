@@ -33,7 +33,7 @@ def test_keys_may_be_spelt_as_fields_or_as_flags(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('[rollout]\nrollout_batch_size = 8\nprompt-data = "a.jsonl"\nrollout_stop = ["\\n", "x"]\n')
     rollout = parse(["--config", str(file)]).config.rollout
-    assert (rollout.rollout_batch_size, rollout.prompt_data) == (8, Path("a.jsonl"))
+    assert (rollout.rollout_batch_size, rollout.prompt_data) == (8, ("a.jsonl",))
     assert rollout.rollout_stop == ("\n", "x")
 
 

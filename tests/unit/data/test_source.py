@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from slimrl.data.prompts import PromptRow
 from slimrl.data.source import PromptSource, sample_seed
-from slimrl.types import Prompt
 
 
 class Rows:
@@ -26,8 +25,8 @@ class Rows:
         return f"rows:{index}"
 
 
-def encode(prompt: Prompt, where: str) -> list[int]:
-    return [int(str(prompt))]
+def encode(row: PromptRow, where: str) -> list[int]:
+    return [int(str(row.prompt))]
 
 
 def make(count: int, shuffle: bool = True, size: int = 2, seed: int = 0) -> PromptSource:
