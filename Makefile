@@ -1,11 +1,11 @@
-# make demo | make test | make lint | make bench | make test-sglang
+# make demo | make test | make lint | make bench | make test-sglang | make test-integrations
 # Everything runs in a virtual environment that the first target makes; only Python 3.11+ and pip must be there.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL := smollm2-135m
 
-.PHONY: demo test lint bench test-sglang clean
+.PHONY: demo test lint bench test-sglang test-integrations clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,5 +35,17 @@ test-sglang: $(VENV)/.installed
 	tests/sglang/setup.sh .venv-sglang
 	SLIMRL_SGLANG_VENV=.venv-sglang $(BIN)/python -m pytest -m sglang tests/contract
 
+# The extras' libraries have many dependencies of their own, so they get an environment of their own.
+INTEGRATIONS := integrations/rl-reward-reasoning-gym integrations/rl-generator-verifiers
+.venv-integrations/.installed: pyproject.toml constraints.txt $(INTEGRATIONS:%=%/pyproject.toml)
+	$(PYTHON) -m venv .venv-integrations
+	.venv-integrations/bin/python -m pip install --quiet --constraint constraints.txt \
+	    --editable '.[dev]' $(INTEGRATIONS:%=--editable %)
+	touch $@
+
+test-integrations: .venv-integrations/.installed
+	set -e; for folder in $(INTEGRATIONS); do (cd $$folder && $(CURDIR)/.venv-integrations/bin/python -m pytest); done
+	.venv-integrations/bin/python -m pytest -m integration tests/integrations
+
 clean:
-	rm -rf $(VENV) .venv-sglang runs
+	rm -rf $(VENV) .venv-sglang .venv-integrations runs

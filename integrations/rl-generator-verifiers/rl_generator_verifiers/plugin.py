@@ -21,6 +21,7 @@ from slimrl import (
     Sample,
     SamplingParams,
     Status,
+    UsageError,
     hookimpl,
     reward_traits,
 )
@@ -41,6 +42,8 @@ class VerifiersOptions:
 def make(options: PluginOptions) -> Generate:
     """The generator; the environment is loaded here, so that a wrong name is told before the run starts."""
     checkpoint = options[CkptConfig].hf_checkpoint
+    if checkpoint is None:
+        raise UsageError("the generator verifiers needs --hf-checkpoint, whose chat template renders the conversation")
     return generator(Stage(options[VerifiersOptions].verifiers_env), lambda: ChatTemplate.open(checkpoint))
 
 

@@ -92,10 +92,10 @@ def read_settings(environment: str) -> dict[str, Any]:
     if not environment.endswith(".toml"):
         return {"taskset": {"id": environment}}
     try:
-        settings = tomllib.loads(Path(environment).read_text(encoding="utf-8"))
+        settings: dict[str, Any] = tomllib.loads(Path(environment).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"--verifiers-env {environment}: {error}") from error
-    settings = settings.get("env", settings)
+    settings = settings["env"] if isinstance(settings.get("env"), dict) else settings
     if not isinstance(settings.get("taskset"), dict):
         raise UsageError(f"--verifiers-env {environment}: no table [taskset] (or [env.taskset]) with an id")
     return settings

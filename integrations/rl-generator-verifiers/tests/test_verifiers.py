@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 
 import playing
@@ -114,3 +115,35 @@ def test_the_prompt_file_holds_every_task(tmp_path: Path) -> None:
 def test_an_environment_that_does_not_exist_is_told(env: str) -> None:
     with pytest.raises(UsageError, match=r"verifiers"):
         Stage(env)
+
+
+def test_an_environment_of_two_agents_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text('id = "user-sim"\n[taskset]\nid = "sums_env"\n')
+    with pytest.raises(UsageError, match="has the agents assistant, user"):
+        Stage(str(tmp_path / "two.toml"))
+
+
+def test_an_environment_with_tools_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tools_env.py").write_text(
+        "import verifiers.v1 as vf\n"
+        "from sums_env import SumTask\n"
+        "class Search(vf.Toolset[vf.ToolsetConfig]):\n"
+        "    @vf.tool\n"
+        "    async def search(self, word: str) -> str:\n"
+        "        'Looks a word up.'\n"
+        "        return word\n"
+        "class Searching(SumTask):\n"
+        "    @classmethod\n"
+        "    def toolsets(cls, config):\n"
+        "        return [Search(vf.ToolsetConfig())]\n"
+        "class Tasks(vf.Taskset[Searching]):\n"
+        "    def load(self):\n"
+        "        return iter(())\n"
+        "__all__ = ['Tasks']\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        with pytest.raises(UsageError, match="has tools"):
+            Stage("tools_env")
+    finally:
+        sys.path.remove(str(tmp_path))
