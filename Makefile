@@ -30,6 +30,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/rewards.py
+	$(BIN)/python benchmarks/rollout_scale.py
 
 test-sglang: $(VENV)/.installed
 	tests/sglang/setup.sh .venv-sglang

@@ -1,0 +1,304 @@
+"""The rollout loop at scale, over simulated engines in its own process: no HTTP, no model, no GPU.
+
+python benchmarks/rollout_scale.py [--samples 200000] [--in-flight 4096]
+
+1. The CPU time of loop, gate, generator and packing per sample, and memory from the first step to the last.
+2. When a batch is ready, beside the ideal schedule: when the last group that it needs could be ready.
+3. Step times under a long-tailed length of responses, on a clock that the simulation turns: synchronous, over-sampling
+   that throws away what it cuts off, and partial rollout, beside the bound of an engine that is never idle.
+4. The longest that one response of 8,000 tokens with log-probs holds the event loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import selectors
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from slimrl import registry
+from slimrl.data.buffer import Buffer
+from slimrl.data.source import sample_seed
+from slimrl.engines.completion import parse_completion
+from slimrl.registry import Options
+from slimrl.rollout.batch import make_batch
+from slimrl.rollout.gate import Gate
+from slimrl.rollout.loop import Filled, FillSettings, fill
+from slimrl.rollout.partial import PartialRollout
+from slimrl.rollout.produce import produce
+from slimrl.types import Completion, Group, Sample, SamplingParams, Score
+
+T = TypeVar("T")
+
+GROUP = 8
+TOKEN_S = 0.01
+MAX_TOKENS = 8192
+PLUGINS = registry.load(warn=False)
+single_turn = PLUGINS.resolve("generator", "single_turn").make(Options())
+pop_first = PLUGINS.resolve("buffer_filter", "pop_first").make(Options())
+
+
+class Endless:
+    """Groups without end; a sample's prompt begins with its own number."""
+
+    def __init__(self, first: int = 0) -> None:
+        self._next = first
+
+    def take(self, count: int) -> list[Group]:
+        """The next groups."""
+        ids = range(self._next, self._next + count)
+        self._next += count
+        return [Group(g, [self._sample(g, i) for i in range(g * GROUP, (g + 1) * GROUP)]) for g in ids]
+
+    def _sample(self, group_id: int, number: int) -> Sample:
+        return Sample(group_id, number, number, "a prompt", [number, 1, 2, 3], seed=sample_seed(1, number))
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: a benchmark is not resumed."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+
+class SimulatedEngine:
+    """Answers after the time that its number of tokens takes; `slots` generate at once, the others wait.
+
+    The length of a response depends on the sample's number, the part that a request brings along counts in.
+    """
+
+    def __init__(self, slots: int, length_of: Callable[[int], int], *, token_s: float, is_short: bool = False) -> None:
+        self._slots = asyncio.Semaphore(slots)
+        self._length_of = length_of
+        self._token_s = token_s
+        self._is_short = is_short
+        self._aborted: asyncio.Event = asyncio.Event()
+        self.made = 0
+        self.version = 0
+
+    async def generate(
+        self, input_ids: Sequence[int], sampling: SamplingParams, *, request_id: str | None = None
+    ) -> Completion:
+        whole = self._length_of(input_ids[0])
+        left = max(min(whole, MAX_TOKENS) - (len(input_ids) - 4), 1)
+        aborted = self._aborted
+        async with self._slots:
+            if aborted.is_set():
+                return self._completion(0, "abort")
+            if self._is_short:  # the plain case: nothing of it is ever aborted
+                await asyncio.sleep(left * self._token_s)
+                return self._completion(64, "stop")
+            clock, count = asyncio.get_running_loop().time, left
+            started = clock()
+            try:
+                await asyncio.wait_for(aborted.wait(), left * self._token_s)
+                count = min(int((clock() - started) / self._token_s), left - 1)
+                return self._completion(count, "abort")
+            except TimeoutError:
+                return self._completion(left, "stop")
+            except asyncio.CancelledError:
+                count = min(int((clock() - started) / self._token_s), left - 1)
+                raise
+            finally:
+                self.made += count
+
+    async def abort_all(self) -> None:
+        """End everything; what comes later is served again."""
+        self._aborted.set()
+        self._aborted = asyncio.Event()
+        await asyncio.sleep(0)
+
+    def _completion(self, count: int, reason: Any) -> Completion:
+        return Completion([7] * count, [-0.5] * count, [self.version] * count, "", reason)
+
+
+async def step(
+    source: Endless, buffer: Buffer, engine: SimulatedEngine, version: int, how: FillSettings, *, is_partial: bool
+) -> Filled:
+    """One batch, as the rollout manager fills it; a reward that takes no time."""
+
+    async def score(group: Group) -> None:
+        for sample in group:
+            sample.score = Score.scored(float(sample.sample_id % 2))
+
+    engine.version = version
+    gate = Gate(engine, 1 << 20)
+    rollout = PartialRollout(single_turn, score, gate, version)
+    make = partial(
+        produce, generate=rollout.generate, engine=gate, score=rollout.score, sampling=SamplingParams(MAX_TOKENS)
+    )
+    filled = await fill(source, buffer, make, None, how, gate.shut if is_partial else None)
+    if not is_partial:
+        await engine.abort_all()
+    return filled
+
+
+def long_tailed(median: float, sigma: float) -> Callable[[int], int]:
+    """Lengths by number, log-normal."""
+    return lambda number: max(int(random.Random(number).lognormvariate(0, sigma) * median), 1)
+
+
+async def measure_scale(samples: int, in_flight: int) -> list[tuple[str, str]]:
+    """CPU time and memory over many steps of `in_flight` samples each."""
+    groups = in_flight // GROUP
+    source, buffer = Endless(), Buffer(pop_first)
+    engine = SimulatedEngine(in_flight, long_tailed(30, 0.5), token_s=0.002, is_short=True)
+    how = FillSettings(groups, groups, max_finished=1 << 30)
+    process, done, start_rss = psutil.Process(), 0, 0
+    cpu, wall = time.process_time(), time.perf_counter()
+    version = 0
+    while done < samples:
+        filled = await step(source, buffer, engine, version, how, is_partial=False)
+        batch = make_batch(version, filled.kept)
+        done += len(batch)
+        version += 1
+        if version == 3:
+            start_rss = process.memory_info().rss
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    grown = (process.memory_info().rss - start_rss) / 2**20
+    return [
+        ("samples, steps, in flight", f"{done:,}, {version}, {in_flight:,}"),
+        ("manager CPU a sample", f"{cpu / done * 1e3:.3f} ms"),
+        ("wall time", f"{wall:.0f} s"),
+        ("memory after step 3", f"{start_rss / 2**20:.0f} MiB"),
+        ("growth until the end", f"{grown:+.1f} MiB"),
+    ]
+
+
+async def measure_ready(in_flight: int, repeats: int = 2) -> list[tuple[str, str]]:
+    """How long after the ideal time a batch is ready, all of `in_flight` samples being generated at once."""
+    lateness = []
+    lengths, token_s = long_tailed(100, 0.6), 0.1
+    for attempt in range(repeats):
+        groups = in_flight // GROUP
+        source, buffer = Endless(attempt * groups), Buffer(pop_first)
+        seen: list[tuple[int, float]] = []
+
+        def length_of(number: int, seen: list[tuple[int, float]] = seen) -> int:
+            length = lengths(number)
+            seen.append((number // GROUP, length * token_s))
+            return length
+
+        engine = SimulatedEngine(in_flight, length_of, token_s=token_s, is_short=True)
+        started = time.perf_counter()
+        await step(source, buffer, engine, 0, FillSettings(groups // 2, groups, 1 << 30), is_partial=False)
+        took = time.perf_counter() - started
+        ends: dict[int, float] = {}
+        for prompt, seconds in seen:
+            ends[prompt] = max(ends.get(prompt, 0.0), seconds)
+        ideal = sorted(ends.values())[groups // 2 - 1]
+        lateness.append((took / ideal - 1, ideal))
+    return [
+        (f"batch of {in_flight // 2:,} of {in_flight:,} samples in flight, ideal", f"{lateness[-1][1]:.2f} s"),
+        ("ready later than that by", ", ".join(f"{share:.1%}" for share, _ in lateness)),
+    ]
+
+
+class TurnedClock(selectors.DefaultSelector):
+    """Where nothing is to be done, time passes at once."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+def on_turned_clock(work: Coroutine[Any, Any, T]) -> tuple[T, float]:
+    """The result, and the seconds that passed on the simulated clock."""
+    clock = TurnedClock()
+    loop = asyncio.SelectorEventLoop(clock)
+    loop.time = lambda: clock.now  # type: ignore[method-assign]
+    try:
+        return loop.run_until_complete(work), clock.now
+    finally:
+        loop.close()
+
+
+async def steps_of(over_sampling: float, is_partial: bool, steps: int, slots: int) -> tuple[int, float, int]:
+    """Tokens that were trained on, the share of all that were made which is lost, and samples that went on."""
+    engine = SimulatedEngine(slots, long_tailed(400, 1.0), token_s=TOKEN_S)
+    source, buffer = Endless(), Buffer(pop_first, keeps_partial=is_partial, continues=True)
+    how = FillSettings(32, int(32 * over_sampling), max_finished=1 << 30)
+    trained = went_on = 0
+    for version in range(steps):
+        filled = await step(source, buffer, engine, version, how, is_partial=is_partial)
+        samples = [sample for group in filled.kept for sample in group]
+        trained += sum(len(sample.tokens) for sample in samples)
+        went_on += sum(sample.weight_versions[0] != sample.weight_versions[-1] for sample in samples)
+    kept = sum(len(sample.tokens) for group in buffer.groups for sample in group)
+    return trained, (engine.made - trained - kept) / engine.made, went_on
+
+
+def show_modes(console: Console, steps: int, slots: int) -> None:
+    """Seconds a step in each way of filling a batch, and how far it is from an engine that is never idle."""
+    table = Table("", "s a step", "tokens a second", "of the bound", "made for nobody", "samples that went on")
+    table.title = f"32 groups of {GROUP}, {slots} at once, lengths log-normal (median 400, sigma 1), {steps} steps"
+    bound = slots / TOKEN_S
+    for name, over_sampling, is_partial in (
+        ("synchronous", 1.0, False),
+        ("over-sampling 2x", 2.0, False),
+        ("over-sampling 2x, partial rollout", 2.0, True),
+    ):
+        (trained, lost, went_on), seconds = on_turned_clock(steps_of(over_sampling, is_partial, steps, slots))
+        rate = trained / seconds
+        table.add_row(
+            name, f"{seconds / steps:.1f}", f"{rate:,.0f}", f"{rate / bound:.0%}", f"{lost:.0%}", str(went_on)
+        )
+    table.add_row("an engine that is never idle", "", f"{bound:,.0f}", "100%", "", "")
+    console.print(table)
+
+
+def parse_ms() -> tuple[float, float]:
+    """Milliseconds of the event loop that a response of 8,000 tokens takes: the median of 21, and the worst."""
+    reply = {
+        "text": "x" * 32000,
+        "output_ids": list(range(8000)),
+        "meta_info": {
+            "id": "r",
+            "finish_reason": {"type": "stop"},
+            "prompt_tokens": 1,
+            "weight_version": "3",
+            "output_token_logprobs": [[-1.2345678 - 1e-6 * i, i, None] for i in range(8000)],
+        },
+    }
+    text, taken = json.dumps(reply), []
+    for _ in range(21):
+        started = time.perf_counter()
+        parse_completion(json.loads(text), 0.0)
+        taken.append((time.perf_counter() - started) * 1e3)
+    return sorted(taken)[10], max(taken)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=200_000)
+    parser.add_argument("--in-flight", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--slots", type=int, default=256)
+    options = parser.parse_args()
+    console = Console()
+    table = Table("at scale", "")
+    for row in asyncio.run(measure_scale(options.samples, options.in_flight)):
+        table.add_row(*row)
+    for row in asyncio.run(measure_ready(options.in_flight)):
+        table.add_row(*row)
+    median, worst = parse_ms()
+    table.add_row("8,000 tokens with log-probs hold the loop for", f"{median:.1f} ms, at worst {worst:.1f}")
+    console.print(table)
+    show_modes(console, options.steps, options.slots)
+    console.print("the client's own CPU a request, stock httpx beside ours: python benchmarks/transport.py")
+
+
+if __name__ == "__main__":
+    main()
