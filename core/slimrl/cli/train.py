@@ -125,14 +125,16 @@ def read_rows(config: Config, problems: list[str]) -> PromptRows:
     specs = parse_prompt_files(rollout.prompt_data, [])
     if specs and len(specs) == len(rollout.prompt_data) and all(_is_read(spec.path) for spec in specs):
         folder = config.ckpt.hf_checkpoint
-        folder = folder if folder and attempt(lambda: open_hf_folder(folder, "--hf-checkpoint"), []) else None
+        if folder is not None and attempt(partial(open_hf_folder, folder, "--hf-checkpoint"), []) is None:
+            folder = None  # `check` has reported it
         scan = attempt(partial(scan_training, specs, rollout, folder), problems)
         if scan is not None:
             rows.num_prompts = scan.count
             rows.left_out = scan.left_out
             rows.add(scan)
     for dataset in eval_datasets(config.eval, []):
-        if _is_read(parse_prompt_file(str(dataset.path), weighted=False).path):
+        spec = attempt(partial(parse_prompt_file, str(dataset.path), weighted=False), [])  # `check` has reported it
+        if spec is not None and _is_read(spec.path):
             scan = attempt(partial(scan_evaluation, dataset, config.eval, rollout), problems)
             if scan is not None and dataset.reward is None:
                 rows.add(scan)
@@ -163,7 +165,7 @@ def resolve_plugins(
 ) -> PluginSet:
     options = Options([*(getattr(config, field.name) for field in fields(config)), *plugin_options])
     sets = [
-        SetReference(dataset.name, dataset.reward, dataset.reward_key)
+        SetReference(dataset.name, dataset.reward, dataset.reward_key, dataset.group_rm)
         for dataset in eval_datasets(config.eval, [])
         if dataset.reward or dataset.reward_key
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slimrl.config import Config, EvalConfig, OptimizerConfig, RolloutConfig
 from slimrl.config.batch import solve_batch
-from slimrl.config.eval_sets import check_counts, eval_datasets
+from slimrl.config.eval_sets import check_set, eval_datasets
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.ranges import check_ranges
@@ -267,7 +267,7 @@ def _eval(config: EvalConfig, max_response_len: int | None) -> Iterator[str]:
     names = [dataset.name for dataset in datasets]
     yield from problems
     for dataset in datasets:
-        yield from check_counts(dataset, config, max_response_len)
+        yield from check_set(dataset, config, max_response_len)
     flag = "--eval-prompt-data" if config.eval_config is None else f"--eval-config {config.eval_config}"
     for name in sorted(set(names)):
         if names.count(name) > 1:

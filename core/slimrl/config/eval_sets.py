@@ -23,6 +23,7 @@ class EvalDataset:
     rm_type: str | None = None
     custom_rm_path: str | None = None
     reward_key: str | None = None
+    group_rm: bool | None = None
     input_key: str | None = None
     label_key: str | None = None
     metadata_key: str | None = None
@@ -79,8 +80,13 @@ def eval_datasets(config: EvalConfig, problems: list[str]) -> list[EvalDataset]:
     return [replace(own, reward_key=own.reward_key or config.eval_reward_key) for own in sets]
 
 
-def check_counts(dataset: EvalDataset, config: EvalConfig, max_response_len: int | None) -> Iterator[str]:
-    """What of a set's numbers does not fit together."""
+def check_set(dataset: EvalDataset, config: EvalConfig, max_response_len: int | None) -> Iterator[str]:
+    """What of a set's values does not fit together."""
+    if dataset.group_rm is not None and not any(mark in (dataset.reward or "") for mark in ":."):
+        yield (
+            f"evaluation set {dataset.name!r}: 'group_rm' has no effect without a reward of the set's own, named by "
+            "path; what a plugin offers says itself whether it takes groups"
+        )
     size = dataset.n_samples_per_eval_prompt or config.n_samples_per_eval_prompt
     for k in dataset.k or ():
         if not 1 <= k <= size:

@@ -24,6 +24,8 @@ class SetReference:
     """None: as in training."""
     reward_key: str | None = None
     """None: as in training."""
+    group: bool | None = None
+    """Whether its reward, named by path, is called with a whole group; None: as in training."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,8 @@ def resolve_rewards(registry: Registry, references: RewardReferences) -> RewardT
         if own.reward is None:
             continue
         try:
-            resolved = registry.resolve("reward", own.reward, group=references.group)
+            group = references.group if own.group is None else own.group
+            resolved = registry.resolve("reward", own.reward, group=group)
         except PluginError as error:
             problems += [f"evaluation set {own.name!r}: {problem}" for problem in error.problems]
         else:

@@ -22,6 +22,9 @@ def parts(sample):
     return {"first": float(sample.tokens[:1] == sample.prompt_tokens[:1]), "length": len(sample.tokens)}
 def nothing(sample):
     return None
+def best(group):
+    longest = max(len(sample.tokens) for sample in group)
+    return [float(len(sample.tokens) == longest) for sample in group]
 def broken(sample):
     raise ValueError("no judge here")
 """
@@ -79,6 +82,10 @@ def test_rewards_of_every_kind_in_one_evaluation(flags: dict[str, object], slimr
         path = "digits.jsonl"
         custom_rm_path = "rewards.py:nothing"
         temperature = 0
+        [datasets.compares]
+        path = "digits.jsonl"
+        custom_rm_path = "rewards.py:best"
+        group_rm = true
         [datasets.fails]
         path = "digits.jsonl@[1:3]"
         custom_rm_path = "rewards.py:broken"
@@ -100,7 +107,14 @@ def test_rewards_of_every_kind_in_one_evaluation(flags: dict[str, object], slimr
     assert metrics["eval/abstains-unscored_ratio"] == metrics["eval/fails-unscored_ratio"] == 1.0
     assert not {"eval/abstains", "eval/fails"} & set(metrics)
     stored = {path.parent.name: pq.read_table(path).to_pylist() for path in tmp_path.glob("out/eval/*/000000.parquet")}
-    assert {name: len(rows) for name, rows in stored.items()} == {"plain": 8, "parts": 16, "abstains": 8, "fails": 4}
+    assert {name: len(rows) for name, rows in stored.items()} == {
+        "plain": 8,
+        "parts": 16,
+        "abstains": 8,
+        "compares": 8,
+        "fails": 4,
+    }
+    assert metrics["eval/compares-pass@2"] == 1.0  # one of each pair is the longest
     values = [row["value"] for row in stored["plain"]]
     assert metrics["eval/plain"] == pytest.approx(sum(values) / len(values))
     assert "no judge here" in stored["fails"][0]["score_reason"]

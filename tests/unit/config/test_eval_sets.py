@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from slimrl.config import EvalConfig, RolloutConfig
-from slimrl.config.eval_sets import EvalDataset, eval_datasets
+from slimrl.config import Config, EvalConfig, RolloutConfig
+from slimrl.config.check import check
+from slimrl.config.eval_sets import EvalDataset, check_set, eval_datasets
 
 YAML = """
 eval:
@@ -110,3 +112,36 @@ def test_a_file_that_is_not_there_is_one_problem(tmp_path: Path) -> None:
     problems: list[str] = []
     assert eval_datasets(EvalConfig(eval_config=tmp_path / "no.toml"), problems) == []
     assert problems == [f"--eval-config {tmp_path / 'no.toml'}: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("own", "problem"),
+    [
+        (EvalDataset("s", Path("s"), k=(1, 5)), "'k' must be from 1 to the 4 responses per prompt"),
+        (EvalDataset("s", Path("s"), k=(0,)), "got 0"),
+        (EvalDataset("s", Path("s"), k=(8,), n_samples_per_eval_prompt=8), ""),
+        (EvalDataset("s", Path("s"), min_new_tokens=17), "at least 17 new tokens but at most 16"),
+        (EvalDataset("s", Path("s"), min_new_tokens=17, max_response_len=32), ""),
+        (EvalDataset("s", Path("s"), group_rm=True), "'group_rm' has no effect"),
+        (EvalDataset("s", Path("s"), group_rm=True, rm_type="math"), "'group_rm' has no effect"),
+        (EvalDataset("s", Path("s"), group_rm=True, custom_rm_path="judge.py:score"), ""),
+    ],
+)
+def test_a_sets_values_fit_together(own: EvalDataset, problem: str) -> None:
+    said = list(check_set(own, EvalConfig(n_samples_per_eval_prompt=4), 16))
+    assert [problem in one for one in said] == [True] * bool(problem)
+
+
+def test_a_general_reward_key_is_that_of_sets_without_their_own(tmp_path: Path) -> None:
+    sets, problems = read(tmp_path / "sets.yaml", YAML)
+    assert not problems
+    assert [own.reward_key for own in sets] == [None, "overall"]
+    config = EvalConfig(eval_config=tmp_path / "sets.yaml", eval_reward_key="score")
+    assert [own.reward_key for own in eval_datasets(config, [])] == ["score", "overall"]
+
+
+def test_what_only_a_pass_rate_reads_is_refused_where_there_is_none(make_config: Callable[..., Config]) -> None:
+    assert any(
+        "--eval-pass-threshold has no effect" in p for p in check(make_config(eval=EvalConfig(eval_pass_threshold=0.5)))
+    )
+    assert check(make_config(eval=EvalConfig(eval_pass_threshold=0.5, log_passrate=True))) == []
