@@ -92,6 +92,8 @@ def agent_generator(act: Act, endpoint: Endpoint, timeout_s: float) -> Generate:
             segments[0].fill(sample)
             if session.is_spent:
                 sample.status = Status.TRUNCATED
+        if len(segments) > 1:
+            sample.metadata["agent_segments"] = len(segments)
         return sample
 
     return generate

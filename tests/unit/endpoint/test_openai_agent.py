@@ -229,3 +229,12 @@ def test_a_file_is_found_from_any_working_directory(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     assert AgentOptions(agent_path="agent.py:act").agent_path == f"{tmp_path}/agent.py:act"
     assert AgentOptions().agent_path == ""
+
+
+def test_of_several_conversations_the_one_with_most_of_the_model_is_the_sample(template: ChatTemplate) -> None:
+    async def talk(base_url: str, api_key: str, sample: Sample) -> None:
+        for _ in range(2):
+            await ask(base_url, api_key, sample)
+
+    sample = fill(template, talk, FakeEngine(["7", "It is 7."]))
+    assert (sample.response, sample.metadata["agent_segments"]) == ("It is 7.", 2)
