@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class PromptEncoder:
         vocab_size: int | None = None,
     ) -> None:
         self.tokenizer = load_tokenizer(hf_checkpoint)
+        self.tokenizer.model_max_length = sys.maxsize  # it would only warn, and of another limit than the model's
         self._apply_chat_template = apply_chat_template
         self._template_kwargs = dict(template_kwargs or {})
         self._max_prompt_len = max_prompt_len

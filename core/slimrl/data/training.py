@@ -21,7 +21,8 @@ def open_training(
 ) -> tuple[PromptFiles, tuple[LeftOut, ...]]:
     """The prompts that a run trains on, the same as `scan_training` found; raises DataError for those it refuses.
 
-    All rows are read only where some may be left out, or where the tokenizer knows ids that the model does not.
+    All rows are read only where some may be left out, or where the tokenizer knows ids that the model does not: a
+    prompt with such an id counts as malformed, and `scan_training`, which has no tokenizer, did not find it.
     """
     prompts = open_prompts(specs, PromptKeys.of_training(rollout))
     if encoder.may_leave_vocabulary:

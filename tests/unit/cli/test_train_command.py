@@ -136,3 +136,51 @@ def test_explain_refuses_an_unknown_key(slimrl: Run) -> None:
         2,
         "error: unknown key 'rollout-batchsize'; did you mean rollout_batch_size?\n",
     )
+
+
+def test_several_files_with_slices_and_weights_make_an_epoch(
+    argv: dict[str, object], slimrl: Run, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"input": "1 + 1", "label": "2"}\n{broken\n' + '{"input": "1 + 1", "label": "2"}\n' * 9)
+    flags = words(argv, prompt_data=f"{argv['--prompt-data']}@[:-10]")
+    outcome = slimrl("train", "--dry-run", *flags, "--prompt-data", f"{other}=2")
+    assert (outcome.code, outcome.stderr.count("other.jsonl:2: not a JSON object")) == (2, 1)
+    outcome = slimrl("train", "--dry-run", *flags, "--skip-bad-rows", "--prompt-data", f"{other}=2")
+    assert (outcome.code, outcome.heavy) == (0, [])
+    assert outcome.stderr.startswith(
+        f"warning: {other}: 1 of 11 rows are malformed and left out; the first: {other}:2: "
+    )
+    assert "30 prompts" in outcome.stdout
+    assert "15 rollouts = 15 optimizer steps, 2.00 epochs" in outcome.stdout
+
+
+def test_a_prompt_that_fills_the_context_is_refused_before_anything_starts(
+    argv: dict[str, object], slimrl: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.jsonl"
+    path.write_text('{"input": "1 + 1", "label": "2"}\n' + json.dumps({"input": "1 " * 9000, "label": "2"}) + "\n")
+    outcome = slimrl("train", "--dry-run", *words(argv, prompt_data=path))
+    assert outcome.code == 2
+    assert outcome.stderr.startswith(f"error: {path}:2: the prompt has 18000 tokens, which leaves no room for a reply")
+    outcome = slimrl("train", "--dry-run", "--skip-long-prompts", *words(argv, prompt_data=path))
+    assert outcome.code == 0
+    assert "1 of 2 rows are too long and left out" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--apply-chat-template-kwargs", "{}"], "has no effect without --apply-chat-template"),
+        (["--apply-chat-template", "--apply-chat-template-kwargs", "[1]"], "takes a JSON object"),
+        (["--apply-chat-template", "--apply-chat-template-kwargs", '{"tools": []}'], "tools cannot be set"),
+        (["--prompt-data", "p.jsonl=-1"], "the weight must be a number above 0; got '-1'"),
+        (["--eval-interval", "1", "--eval-prompt-data", "x", "prompts.jsonl@[9]"], "a slice is @[a:b]"),
+    ],
+)
+def test_wrong_words_about_prompts_are_one_clear_error(
+    flags: list[str], error: str, argv: dict[str, object], slimrl: Run
+) -> None:
+    outcome = slimrl("train", *words(argv), *flags)
+    assert outcome.code == 2
+    assert (outcome.stderr.count("error: "), error in outcome.stderr) == (1, True), outcome.stderr
