@@ -97,6 +97,22 @@ def test_kill_9_at_a_random_point_and_the_same_command_lose_and_repeat_nothing(m
     ]
 
 
+def test_over_sampling_a_filter_and_a_fallback_go_with_partial_rollout(make_job: Callable[..., Any]) -> None:
+    job = make_job(**{**FLAGS, "max_sampling_rounds": "3", "num_rollout": "4"})
+    filters = ("--dynamic-sampling-filter-path", "check_reward_nonzero_std", "--on-insufficient", "fallback")
+    done = job.run(*SWITCHES, *filters, "--buffer-filter-path", "by_staleness")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = job.folder / "run"
+    check_accounted_for(run, run / "checkpoints", 4)
+    rows, events = job.metrics(), [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert all(row["rollout/groups"] == 4 for row in rows)
+    told = [event for event in events if event["event"] == "insufficient"]
+    assert sum(len(event["taken"]) for event in told) == sum(row["rollout/fallback_groups"] for row in rows)
+    for samples in stored(run).values():
+        for sample in samples:
+            assert sample["kept"] or sample["verdict_reason"]
+
+
 def wait_for_steps(job: Any, steps: int, process: Any) -> None:
     deadline = time.monotonic() + 200
     while len(job.metrics("killed")) < steps:
