@@ -109,6 +109,8 @@ def _files(config: Config) -> Iterator[str]:
             yield from _lengths(config, model)
             if config.rollout.apply_chat_template and not model.has_chat_template:
                 yield f"--apply-chat-template: the tokenizer of {ckpt.hf_checkpoint} has no chat template"
+            elif config.rollout.apply_chat_template:
+                yield from _template_names(config.rollout, model)
     if ckpt.ref_load is not None and not ckpt.ref_load.is_dir():
         yield f"--ref-load {ckpt.ref_load} is not a folder; expected a Hugging Face checkpoint or one of slimrl"
     for flag, folder in (("--load", ckpt.load), ("--save", ckpt.save), ("--run-dir", config.observe.run_dir)):
@@ -214,6 +216,16 @@ def _template(rollout: RolloutConfig) -> Iterator[str]:
         yield f"{flag} takes a JSON object, e.g. '{{\"enable_thinking\": false}}'; got {said!r}"
     elif own := sorted(OWN_TEMPLATE_KWARGS & values.keys()):
         yield f"{flag}: {', '.join(own)} cannot be set, slimrl needs it as it is"
+
+
+def _template_names(rollout: RolloutConfig, model: HfFolder) -> Iterator[str]:
+    try:
+        values: object = json.loads(rollout.apply_chat_template_kwargs or "{}")
+    except ValueError:
+        return  # reported with the flag
+    for name in values if isinstance(values, dict) else ():
+        if name not in {"continue_final_message", *OWN_TEMPLATE_KWARGS} and name not in (model.chat_template or ""):
+            yield f"--apply-chat-template-kwargs: the chat template of {model.path} does not know {name!r}"
 
 
 def _sources(config: Config) -> Iterator[str]:

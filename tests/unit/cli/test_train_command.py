@@ -174,6 +174,7 @@ def test_a_prompt_that_fills_the_context_is_refused_before_anything_starts(
         (["--apply-chat-template-kwargs", "{}"], "has no effect without --apply-chat-template"),
         (["--apply-chat-template", "--apply-chat-template-kwargs", "[1]"], "takes a JSON object"),
         (["--apply-chat-template", "--apply-chat-template-kwargs", '{"tools": []}'], "tools cannot be set"),
+        (["--apply-chat-template", "--apply-chat-template-kwargs", '{"enable_thinkin": 1}'], "does not know 'enable_t"),
         (["--prompt-data", "p.jsonl=-1"], "the weight must be a number above 0; got '-1'"),
         (["--eval-interval", "1", "--eval-prompt-data", "x", "prompts.jsonl@[9]"], "a slice is @[a:b]"),
     ],
