@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ TEMPLATE = (
 )
 AGENT = """
 import json
+import shutil
+import subprocess
 import sys
 
 from openai import AsyncOpenAI, OpenAI
@@ -41,8 +45,6 @@ if __name__ == "__main__":
 
 def prepare(job: object) -> None:
     """Give the job a model with a chat template, and an agent."""
-    import shutil
-
     folder = job.folder / "model"
     shutil.copytree(job.checkpoint, folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
@@ -97,3 +99,27 @@ def test_an_agent_that_is_not_there_is_an_error_before_anything_starts(make_job:
         done = job.run(*flags, "--dry-run")
         assert done.returncode == 2
         assert said in done.stderr + done.stdout
+
+
+def test_the_example_trains_a_real_model_in_two_turns(tmp_path: Path, small_model: Path) -> None:
+    root = Path(__file__).parents[2]
+    flags = {
+        "--config": "examples/openai_agent/train.toml",
+        "--hf-checkpoint": str(small_model),
+        "--num-rollout": "1",
+        "--rollout-batch-size": "2",
+        "--n-samples-per-prompt": "2",
+        "--run-dir": str(tmp_path / "run"),
+    }
+    words = [part for pair in flags.items() for part in pair]
+    done = subprocess.run(
+        [sys.executable, "-m", "slimrl", "train", *words], cwd=root, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    samples = rows(tmp_path, 0)
+    assert len(samples) == 4
+    for sample in samples:
+        assert 0 < sum(sample["loss_mask"]) <= 24
+        assert "Check it. Answer with the number alone." in sample["response"]
+    (metrics,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics["train/log_prob_abs_diff_max"] < 1e-2
