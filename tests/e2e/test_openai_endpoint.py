@@ -20,8 +20,6 @@ TEMPLATE = (
 )
 AGENT = """
 import json
-import shutil
-import subprocess
 import sys
 
 from openai import AsyncOpenAI, OpenAI
