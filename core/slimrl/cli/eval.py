@@ -126,7 +126,9 @@ def prepare(argv: Sequence[str]) -> Job:
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     assert plugins is not None, "a check that failed has named its problem"
-    return Job(config, parsed.origins, plugins, _settings(config, datasets), step, run, "json" in parsed.switches)
+    is_loaded = model != parsed.config.ckpt.hf_checkpoint
+    origins = {**parsed.origins, "hf_checkpoint": parsed.origins["load" if is_loaded else "hf_checkpoint"]}
+    return Job(config, origins, plugins, _settings(config, datasets), step, run, "json" in parsed.switches)
 
 
 def _training_flags(origins: Origins) -> Iterator[str]:

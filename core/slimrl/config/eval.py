@@ -22,6 +22,8 @@ class EvalConfig:
     """Key of the prompt. Default: --input-key."""
     eval_label_key: str | None = None
     """Key of the ground truth. Default: --label-key."""
+    eval_tool_key: str | None = None
+    """Key of the tool schemas. Default: --tool-key."""
     eval_max_response_len: int | None = None
     """New tokens at most in one response. Default: --rollout-max-response-len."""
     eval_temperature: float | None = None

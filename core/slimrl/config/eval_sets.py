@@ -27,6 +27,7 @@ class EvalDataset:
     input_key: str | None = None
     label_key: str | None = None
     metadata_key: str | None = None
+    tool_key: str | None = None
     n_samples_per_eval_prompt: int | None = None
     max_response_len: int | None = None
     temperature: float | None = None

@@ -50,7 +50,8 @@ class PromptKeys:
     @classmethod
     def of_evaluation(cls, dataset: EvalDataset, config: EvalConfig, rollout: RolloutConfig) -> PromptKeys:
         """Those of an evaluation set."""
-        return cls(*dataset.keys(config, rollout), rollout.tool_key, rollout.apply_chat_template)
+        tools = dataset.tool_key or config.eval_tool_key or rollout.tool_key
+        return cls(*dataset.keys(config, rollout), tools, rollout.apply_chat_template)
 
     @property
     def needed(self) -> tuple[str, ...]:

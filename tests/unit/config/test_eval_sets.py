@@ -10,6 +10,7 @@ import pytest
 from slimrl.config import Config, EvalConfig, RolloutConfig
 from slimrl.config.check import check
 from slimrl.config.eval_sets import EvalDataset, check_set, eval_datasets
+from slimrl.data.prompts import PromptKeys
 
 YAML = """
 eval:
@@ -145,3 +146,12 @@ def test_what_only_a_pass_rate_reads_is_refused_where_there_is_none(make_config:
         "--eval-pass-threshold has no effect" in p for p in check(make_config(eval=EvalConfig(eval_pass_threshold=0.5)))
     )
     assert check(make_config(eval=EvalConfig(eval_pass_threshold=0.5, log_passrate=True))) == []
+
+
+@pytest.mark.parametrize(("own", "general", "expected"), [("a", "b", "a"), (None, "b", "b"), (None, None, "functions")])
+def test_tools_are_under_the_sets_key_or_evaluations_or_trainings(
+    own: str | None, general: str | None, expected: str
+) -> None:
+    dataset = EvalDataset("s", Path("s"), tool_key=own)
+    keys = PromptKeys.of_evaluation(dataset, EvalConfig(eval_tool_key=general), RolloutConfig(tool_key="functions"))
+    assert keys.tools == expected
