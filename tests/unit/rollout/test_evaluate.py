@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from slimrl.errors import DataError
 from slimrl.observe.progress import is_eval_mean
+from slimrl.observe.run_dir import RunDir
 from slimrl.rollout.evaluate import eval_metrics, limited, store_evaluation
 from slimrl.rollout.pass_rate import default_ks, pass_at_k, pass_rate_metrics, pass_rates
 from slimrl.types import Group, Sample, Score, Status
@@ -143,3 +144,10 @@ def test_a_prompt_over_the_limit_of_evaluation_is_an_error_that_names_the_row() 
     assert encode("abc", "f:1") == [1, 1, 1]
     with pytest.raises(DataError, match=r"f:2: the prompt has 4 tokens; --eval-max-prompt-len allows 3"):
         encode("abcd", "f:2")
+
+
+def test_a_resumed_run_evaluates_again_what_it_trains_again(tmp_path: Path) -> None:
+    for step in (0, 2, 4):
+        store_evaluation(tmp_path, "sums", step, [make_group([1.0])])
+    RunDir(tmp_path).forget_from(2)
+    assert [path.stem for path in (tmp_path / "eval" / "sums").iterdir()] == ["000000"]
