@@ -259,7 +259,12 @@ async def _run(job: Job, engine_url: str) -> dict[str, float]:
 
             def produce_with(sampling: SamplingParams) -> Produce:
                 make = partial(
-                    produce, generate=job.plugins.generate, engine=engine, score=scorer.score, sampling=sampling
+                    produce,
+                    generate=job.plugins.generate,
+                    engine=engine,
+                    score=scorer.score,
+                    sampling=sampling,
+                    retries=rollout.generate_retries,
                 )
 
                 async def counted(group: Group) -> Group:

@@ -45,6 +45,7 @@ RANGES: Mapping[str, Range] = {
     "rollout_top_k": TOP_K,
     "over_sampling_batch_size": COUNT,
     "max_sampling_rounds": COUNT,
+    "generate_retries": NOT_NEGATIVE,
     "rm_timeout": POSITIVE,
     "rm_workers": COUNT,
     "rm_cache_size": NOT_NEGATIVE,

@@ -74,6 +74,8 @@ class RolloutConfig:
     """How kept-over groups leave the buffer: a name, pkg.mod:attr or file.py:attr."""
     custom_generate_function_path: str = "single_turn"
     """Generator that fills a sample: a name, pkg.mod:attr or file.py:attr."""
+    generate_retries: int = 1
+    """How often a sample is generated again that a tool or the generator failed on; requests have retries of their own."""
     rm_type: str | None = None
     """Reward by name, as an installed plugin offers it (`math`), of rows whose metadata names none (rm_type)."""
     reward: tuple[str, ...] = field(default=(), metadata={"repeats": True})

@@ -175,6 +175,7 @@ class RolloutManager:
             engine=self._engine,
             score=self._scorer.score,
             sampling=sampling,
+            retries=self._settings.rollout.generate_retries,
         )
 
     def _produce_partial(self, gate: Gate, version: int) -> Produce:
@@ -193,6 +194,7 @@ class RolloutManager:
             engine=gate,
             score=rollout.score,
             sampling=self._settings.sampling(),
+            retries=config.generate_retries,
         )
 
     def record(self, step: int, metrics: Mapping[str, float], report: TrainReport, batch: TrainBatch) -> None:

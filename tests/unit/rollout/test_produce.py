@@ -1,0 +1,105 @@
+"""Faults in generation are data: a sample is tried again within a budget, then FAILED with its reason."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slimrl.errors import EngineError
+from slimrl.rollout.produce import produce
+from slimrl.testing import FakeEngine
+from slimrl.types import Group, Sample, SamplingParams, Status
+
+
+def group_of(count: int) -> Group:
+    samples = [
+        Sample(group_id=0, sample_id=i, rollout_id=i, prompt="p", prompt_tokens=[1], seed=i, metadata={"turns": []})
+        for i in range(count)
+    ]
+    return Group(0, samples)
+
+
+class Flaky:
+    """Writes one token and a metadata entry, then fails until it was called often enough for a sample."""
+
+    def __init__(self, failures: dict[int, int], error: Exception | None = None) -> None:
+        self.failures = dict(failures)
+        self.error = error or OSError("the tool broke")
+        self.seeds: dict[int, list[int | None]] = {}
+        self.found: list[Sample] = []
+
+    async def __call__(self, sample: Sample, sampling: SamplingParams, engine: Any) -> Sample:
+        self.seeds.setdefault(sample.sample_id, []).append(sampling.sampling_seed)
+        self.found.append(copy.deepcopy(sample))
+        sample.append([7], [-0.5], [0], text="x")
+        sample.metadata["turns"].append("x")
+        if self.failures.get(sample.sample_id, 0) > 0:
+            self.failures[sample.sample_id] -= 1
+            raise self.error
+        sample.status = Status.COMPLETED
+        return sample
+
+
+def run(group: Group, generate: Any, retries: int) -> None:
+    async def score(group: Group) -> None:
+        pass
+
+    asyncio.run(produce(group, generate, FakeEngine(), score, SamplingParams(max_new_tokens=4), retries))
+
+
+def test_a_retry_starts_the_sample_over_with_the_same_seed() -> None:
+    group, generate = group_of(1), Flaky({0: 1})
+    run(group, generate, retries=1)
+    sample = group.samples[0]
+    assert generate.found[0] == generate.found[1]
+    assert generate.seeds == {0: [0, 0]}
+    assert (sample.status, sample.reason, sample.tokens, sample.loss_mask) == (Status.COMPLETED, "", [7], [1])
+    assert (sample.response, sample.metadata) == ("x", {"turns": ["x"]})
+
+
+def test_a_retry_keeps_what_an_earlier_rollout_left() -> None:
+    group, generate = group_of(1), Flaky({0: 1})
+    group.samples[0].append([3, 4], [-0.1, -0.2], [0, 0], text="ab")
+    run(group, generate, retries=1)
+    assert (group.samples[0].tokens, group.samples[0].response) == ([3, 4, 7], "abx")
+
+
+def test_a_sample_that_fails_past_the_budget_says_why_and_the_others_go_on() -> None:
+    group, generate = group_of(3), Flaky({1: 9})
+    run(group, generate, retries=2)
+    assert [s.status for s in group] == [Status.COMPLETED, Status.FAILED, Status.COMPLETED]
+    assert group.samples[1].reason == "OSError: the tool broke"
+    assert len(generate.seeds[1]) == 3
+
+
+def test_a_request_that_the_client_gave_up_on_is_not_asked_again() -> None:
+    group, generate = group_of(1), Flaky({0: 9}, EngineError("refused with HTTP 400"))
+    run(group, generate, retries=3)
+    assert (group.samples[0].status, len(generate.seeds[0])) == (Status.FAILED, 1)
+
+
+def test_a_sample_that_the_generator_itself_marks_failed_is_tried_again() -> None:
+    calls: list[int] = []
+
+    async def generate(sample: Sample, sampling: SamplingParams, engine: Any) -> Sample:
+        calls.append(sample.sample_id)
+        sample.status = Status.COMPLETED if len(calls) == 2 else Status.FAILED
+        return sample
+
+    group = group_of(1)
+    run(group, generate, retries=1)
+    assert (group.samples[0].status, len(calls)) == (Status.COMPLETED, 2)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 3))
+def test_each_failure_within_the_budget_costs_one_try(failures: list[int], retries: int) -> None:
+    group, generate = group_of(len(failures)), Flaky(dict(enumerate(failures)))
+    run(group, generate, retries)
+    for sample, count in zip(group, failures, strict=True):
+        assert len(generate.seeds[sample.sample_id]) == 1 + min(count, retries)
+        assert (sample.status is Status.FAILED) == (count > retries)
+        assert len(sample.tokens) == 1
