@@ -40,8 +40,11 @@ test-sglang: $(VENV)/.installed
 INTEGRATIONS := integrations/rl-reward-reasoning-gym integrations/rl-generator-verifiers
 .venv-integrations/.installed: pyproject.toml constraints.txt $(INTEGRATIONS:%=%/pyproject.toml)
 	$(PYTHON) -m venv .venv-integrations
-	.venv-integrations/bin/python -m pip install --quiet --constraint constraints.txt \
-	    --editable '.[dev]' $(INTEGRATIONS:%=--editable %)
+	.venv-integrations/bin/python -m pip install --quiet --upgrade pip
+	grep -v '^openai==' constraints.txt > .venv-integrations/constraints.txt  # verifiers 0.4 wants openai 2
+	.venv-integrations/bin/python -m pip install --quiet --constraint .venv-integrations/constraints.txt \
+	    --editable '.[dev,reasoning-gym,verifiers]'
+	.venv-integrations/bin/python -m pip install --quiet --no-deps $(INTEGRATIONS:%=--editable %)
 	touch $@
 
 test-integrations: .venv-integrations/.installed
