@@ -36,9 +36,15 @@ class Reward(Protocol):
 
 
 class Generate(Protocol):
-    """Fill one sample by talking to the engine; appends tokens and sets status, or raises (the sample FAILED)."""
+    """Fill one sample by talking to the engine; appends tokens and sets status, or raises (the sample FAILED).
 
-    def __call__(self, sample: Sample, sampling: SamplingParams, engine: EngineClient, /) -> Awaitable[Sample]: ...
+    Returns the sample, or a fan-out: a list of samples that are one rollout of the sample's group; the first one is of
+    the prompt that was given, sample ids are theirs by place in the list.
+    """
+
+    def __call__(
+        self, sample: Sample, sampling: SamplingParams, engine: EngineClient, /
+    ) -> Awaitable[Sample | Sequence[Sample]]: ...
 
 
 class DynamicFilter(Protocol):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from slimrl.errors import EngineError, SlimrlError
 from slimrl.protocols import EngineClient, Generate
@@ -18,41 +18,73 @@ logger = logging.getLogger(__name__)
 
 Score = Callable[[Group], Awaitable[None]]
 
+SIBLING: Final = 2**40
+"""From one sibling's sample id to the next one's: beyond every position in the stream of samples."""
+
 
 async def produce(
     group: Group, generate: Generate, engine: EngineClient, score: Score, sampling: SamplingParams, retries: int = 0
 ) -> Group:
     """Generate and score all samples of a group; a sample that fails `retries` times more is data, with its reason."""
-    await asyncio.gather(*(_generate(sample, generate, engine, sampling, retries) for sample in group))
+
+    async def fill(sample: Sample) -> None:
+        found = await _generate(sample, generate, engine, sampling, retries)
+        # at once, not when all are there: a group that is cut off must not lose a part of a fan-out
+        group.samples = [kept for one in group for kept in (found if one is sample else [one])]
+
+    await asyncio.gather(*(fill(sample) for sample in group))
     await score(group)
     return group
 
 
 async def _generate(
     sample: Sample, generate: Generate, engine: EngineClient, sampling: SamplingParams, retries: int
-) -> None:
+) -> list[Sample]:
     started = time.perf_counter()
     # The seed stays: another one would leave out the replies that a generator fails on, and bias what is learned.
     sampling = replace(sampling, sampling_seed=sample.seed)
     before = _State.of(sample) if retries else None
-    while not await _is_settled(sample, generate, engine, sampling) and before is not None and retries:
+    while True:
+        found, may_retry = await _try(sample, generate, engine, sampling)
+        if not (may_retry and before is not None and retries):
+            break
         retries -= 1
         before.restore(sample)
-    sample.generate_seconds = time.perf_counter() - started
+    for one in found:
+        one.generate_seconds = time.perf_counter() - started
+    return found
 
 
-async def _is_settled(sample: Sample, generate: Generate, engine: EngineClient, sampling: SamplingParams) -> bool:
-    """Generate once; whether that is the end of it: it went well, or another try would fail alike."""
+async def _try(
+    sample: Sample, generate: Generate, engine: EngineClient, sampling: SamplingParams
+) -> tuple[list[Sample], bool]:
+    """Generate once: the samples that it gave, and whether another try may go better."""
     try:
         returned = await generate(sample, sampling, engine)
-        if returned is not sample:
-            raise TypeError(f"the generator returned {type(returned).__name__}, not the sample it was given")
+        found = [sample] if returned is sample else _siblings(sample, returned)
     except Exception as error:  # a plugin's edge: whatever it raised is this sample's failure, and says why
         sample.status = Status.FAILED
         sample.reason = str(error) if isinstance(error, SlimrlError) else f"{type(error).__name__}: {error}"
         logger.warning("sample %d failed: %s", sample.sample_id, sample.reason)
-        return isinstance(error, EngineError)  # the client has tried again what was worth it
-    return sample.status is not Status.FAILED
+        return [sample], not isinstance(error, EngineError)  # the client has tried again what was worth it
+    return found, any(one.status is Status.FAILED for one in found)
+
+
+def _siblings(sample: Sample, returned: object) -> list[Sample]:
+    """A fan-out's samples, made one rollout of `sample`'s group; raises TypeError or ValueError for anything else."""
+    if not isinstance(returned, list | tuple) or not all(isinstance(one, Sample) for one in returned):
+        raise TypeError(
+            f"the generator returned {type(returned).__name__}, neither the sample it was given nor samples"
+        )
+    if not returned or len({id(one) for one in returned}) < len(returned):
+        raise ValueError("the generator returned no sample, or the same one twice")
+    if returned[0].prompt_tokens != sample.prompt_tokens:
+        raise ValueError("the first sample that the generator returned is not of the prompt that it was given")
+    first_id = sample.sample_id
+    for place, one in enumerate(returned):
+        one.group_id, one.rollout_id, one.sample_id = sample.group_id, sample.rollout_id, first_id + place * SIBLING
+        one.seed = sample.seed
+    return list(returned)
 
 
 @dataclass(frozen=True, slots=True)
