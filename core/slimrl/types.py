@@ -97,7 +97,10 @@ class Sample:
 
     group_id: int
     sample_id: int
-    """Position in the endless stream of samples: group_id * n_samples_per_prompt + place in the group."""
+    """Position in the endless stream of samples: group_id * n_samples_per_prompt + place in the group.
+
+    The further samples of a fan-out have ids of their own, far above those.
+    """
     rollout_id: int
     """The execution this sample came from; siblings of a fan-out share it and count as one in the loss."""
     prompt: Prompt
