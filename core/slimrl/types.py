@@ -74,6 +74,8 @@ class SamplingParams:
     sampling_seed: int | None = None
     skip_special_tokens: bool = True
     min_new_tokens: int = 0
+    max_context_len: int | None = None
+    """Prompt and response tokens of one sample together at most; not sent to the engine."""
 
 
 @dataclass(frozen=True, slots=True)

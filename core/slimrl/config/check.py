@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from slimrl.config import Config, EvalConfig, OptimizerConfig, RolloutConfig
 from slimrl.config.batch import solve_batch
@@ -14,6 +15,7 @@ from slimrl.config.eval_sets import check_set, eval_datasets
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.ranges import check_ranges
+from slimrl.config.settings import flatten
 from slimrl.errors import CheckpointError, ConfigError
 
 ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
@@ -150,16 +152,35 @@ def _prompt_file(flag: str, path: Path) -> Iterator[str]:
 
 
 def _lengths(config: Config, model: HfFolder) -> Iterator[str]:
-    limit, prompt = model.max_positions, config.rollout.rollout_max_prompt_len or 1
-    if limit is None:
-        return
-    for flag, response in (
-        ("--rollout-max-response-len", config.rollout.rollout_max_response_len),
-        ("--eval-max-response-len", config.eval.eval_max_response_len),
-    ):
-        if response is not None and prompt + response > limit:
-            beside = f" with --rollout-max-prompt-len {prompt}" if config.rollout.rollout_max_prompt_len else ""
-            yield f"{flag} {response}{beside} is longer than the model's context of {limit} tokens"
+    own, values = config.eval, flatten(config)
+    yield from _fits(values, ("rollout",), model)
+    if own.eval_max_prompt_len or own.eval_max_response_len or own.eval_max_context_len:
+        yield from _fits(values, ("eval", "rollout"), model)
+
+
+def _fits(values: Mapping[str, Any], of: tuple[str, ...], model: HfFolder) -> Iterator[str]:
+    """Whether prompt and response, each as the first of `of` that is given says, fit the context."""
+    prompt_flag, prompt = _first_given(values, of, "max_prompt_len")
+    response_flag, response = _first_given(values, of, "max_response_len")
+    context_flag, context = _first_given(values, of, "max_context_len")
+    if context is None:
+        context = model.max_positions
+        if context is not None and response is not None and (prompt or 1) + response > context:
+            beside = f" with {prompt_flag} {prompt}" if prompt else ""
+            yield f"{response_flag} {response}{beside} is longer than the model's context of {context} tokens"
+    elif model.max_positions is not None and context > model.max_positions:
+        yield f"{context_flag} {context} is longer than the model's context of {model.max_positions} tokens"
+    else:
+        for flag, length in ((prompt_flag, prompt), (response_flag, response)):
+            if length is not None and length >= context:
+                yield f"{flag} {length} must be below {context_flag} {context}, which is of prompt and response together"
+
+
+def _first_given(values: Mapping[str, Any], of: tuple[str, ...], length: str) -> tuple[str, int | None]:
+    for prefix in of:
+        if values[f"{prefix}_{length}"] is not None:
+            return f"--{prefix}-{length.replace('_', '-')}", values[f"{prefix}_{length}"]
+    return "", None
 
 
 def _rollout(config: Config) -> Iterator[str]:

@@ -36,6 +36,8 @@ class EvalConfig:
     """New tokens at least in one response: no end before. Default: none."""
     eval_max_prompt_len: int | None = None
     """Prompt tokens at most; longer prompts are an error that names the row. Default: --rollout-max-prompt-len."""
+    eval_max_context_len: int | None = None
+    """Tokens at most of prompt and response together. Default: --rollout-max-context-len."""
     eval_reward_key: str | None = None
     """Which of a reward's named components is looked at. Default: --reward-key."""
     eval_pass_threshold: float = 1.0

@@ -37,6 +37,7 @@ class EvalDataset:
     stop_token_ids: tuple[int, ...] | None = None
     min_new_tokens: int | None = None
     max_prompt_len: int | None = None
+    max_context_len: int | None = None
     k: tuple[int, ...] | None = None
     """Each k of pass@k; None: 1, 2, 4, ... up to the number of responses."""
     pass_threshold: float | None = None
@@ -63,6 +64,7 @@ LIMITS: Mapping[str, str] = {
     "top_k": "eval_top_k",
     "min_new_tokens": "eval_min_new_tokens",
     "max_prompt_len": "eval_max_prompt_len",
+    "max_context_len": "eval_max_context_len",
     "pass_threshold": "eval_pass_threshold",
 }
 """The flag whose range a number has."""

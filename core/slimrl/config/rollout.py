@@ -47,7 +47,9 @@ class RolloutConfig:
     rollout_max_prompt_len: int | None = None
     """Prompt tokens at most; longer prompts are an error that names the row, or left out (--skip-long-prompts)."""
     skip_long_prompts: bool = False
-    """Leave prompts of --prompt-data out and count them that are over --rollout-max-prompt-len or fill the model's context."""
+    """Leave prompts of --prompt-data out and count them that are over --rollout-max-prompt-len or fill the context."""
+    rollout_max_context_len: int | None = None
+    """Tokens at most of prompt and response together; a response that reaches it is truncated. Default: the model's context."""
     rollout_temperature: float = 1.0
     """Sampling temperature; also divides the trainer's logits."""
     rollout_top_p: float = 1.0

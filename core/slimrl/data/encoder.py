@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slimrl.config import RolloutConfig
-from slimrl.config.hf_folder import open_hf_folder
+from slimrl.config.hf_folder import HfFolder, open_hf_folder
 from slimrl.data.prompts import LongPromptError, PromptRow
 from slimrl.errors import DataError
 from slimrl.tokenizer import load_tokenizer
@@ -48,7 +48,7 @@ class PromptEncoder:
             apply_chat_template=rollout.apply_chat_template,
             template_kwargs=json.loads(rollout.apply_chat_template_kwargs or "{}"),
             max_prompt_len=rollout.rollout_max_prompt_len,
-            context_len=model.max_positions,
+            context_len=context_len(rollout, model),
             vocab_size=model.config.get("vocab_size"),
         )
 
@@ -70,7 +70,7 @@ class PromptEncoder:
             )
         if self._context_len is not None and len(tokens) >= self._context_len:
             raise LongPromptError(
-                f"{where}: the prompt has {len(tokens)} tokens, which leaves no room for a reply in the model's "
+                f"{where}: the prompt has {len(tokens)} tokens, which leaves no room for a reply in the "
                 f"context of {self._context_len}"
             )
         if self._vocab_size is not None and tokens and not 0 <= min(tokens) <= max(tokens) < self._vocab_size:
@@ -101,6 +101,11 @@ class PromptEncoder:
         except Exception as error:  # a template is a program of the checkpoint's, and raises what it likes
             raise DataError(f"{where}: the chat template refuses this prompt: {error}") from error
         return list(tokens)
+
+
+def context_len(rollout: RolloutConfig, model: HfFolder) -> int | None:
+    """Tokens at most of prompt and response together, as told or as the model has positions."""
+    return rollout.rollout_max_context_len or model.max_positions
 
 
 def _messages(prompt: Prompt) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from slimrl.config import EvalConfig, RolloutConfig
 from slimrl.config.eval_sets import EvalDataset
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.prompt_files import PromptFileSpec, parse_prompt_file
-from slimrl.data.encoder import PromptEncoder
+from slimrl.data.encoder import PromptEncoder, context_len
 from slimrl.data.files import STRICT, LeftOut, Lenience, PromptFiles, PromptScan, open_prompts, scan_prompts
 from slimrl.data.fits import PromptFits
 from slimrl.data.prompts import PromptKeys
@@ -60,7 +60,8 @@ def _scan(
     if hf_checkpoint is None:
         return scan_prompts(prompts, lenience=lenience)
     model = open_hf_folder(hf_checkpoint, "--hf-checkpoint")
-    limits = [rollout.rollout_max_prompt_len, model.max_positions and model.max_positions - 1]
+    context = context_len(rollout, model)
+    limits = [rollout.rollout_max_prompt_len, context and context - 1]
     fits = PromptFits(
         partial(PromptEncoder.of_training, rollout, hf_checkpoint),
         limit=min((limit for limit in limits if limit is not None), default=None),

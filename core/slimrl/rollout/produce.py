@@ -42,7 +42,10 @@ async def _generate(
 ) -> list[Sample]:
     started = time.perf_counter()
     # The seed stays: another one would leave out the replies that a generator fails on, and bias what is learned.
-    sampling = replace(sampling, sampling_seed=sample.seed)
+    sampling = replace(_within_context(sample, sampling), sampling_seed=sample.seed)
+    if sampling.max_new_tokens <= 0:
+        sample.status = Status.TRUNCATED
+        return [sample]
     before = _State.of(sample) if retries else None
     while True:
         found, may_retry = await _try(sample, generate, engine, sampling)
@@ -53,6 +56,14 @@ async def _generate(
     for one in found:
         one.generate_seconds = time.perf_counter() - started
     return found
+
+
+def _within_context(sample: Sample, sampling: SamplingParams) -> SamplingParams:
+    """With as many new tokens at most, in the whole response, as the sample's prompt leaves of the context."""
+    if sampling.max_context_len is None:
+        return sampling
+    room = min(sampling.max_new_tokens, sampling.max_context_len - len(sample.prompt_tokens))
+    return replace(sampling, max_new_tokens=room, min_new_tokens=min(room, sampling.min_new_tokens))
 
 
 async def _try(

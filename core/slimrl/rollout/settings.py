@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from slimrl.config import EvalConfig, RolloutConfig
 from slimrl.config.eval_sets import EvalDataset
+from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.prompt_files import PromptFileSpec
 from slimrl.scoring.settings import ScoringSettings
 from slimrl.types import SamplingParams
@@ -41,6 +42,7 @@ class RolloutSettings:
             top_k=config.rollout_top_k,
             stop=config.rollout_stop,
             stop_token_ids=config.rollout_stop_token_ids,
+            max_context_len=_first(config.rollout_max_context_len, None, self._model_context_len()),
         )
 
     def eval_sampling(self, own: EvalDataset) -> SamplingParams:
@@ -55,7 +57,11 @@ class RolloutSettings:
             stop=_first(own.stop, None, rollout.stop),
             stop_token_ids=_first(own.stop_token_ids, None, rollout.stop_token_ids),
             min_new_tokens=_first(own.min_new_tokens, config.eval_min_new_tokens, rollout.min_new_tokens),
+            max_context_len=_first(own.max_context_len, config.eval_max_context_len, rollout.max_context_len),
         )
+
+    def _model_context_len(self) -> int | None:
+        return open_hf_folder(self.hf_checkpoint, "--hf-checkpoint").max_positions
 
     def scoring(self) -> ScoringSettings:
         """How samples are scored."""

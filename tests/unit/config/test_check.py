@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,18 @@ def test_everything_required_is_asked_for_at_once() -> None:
         (
             {"rollout_max_prompt_len": 500},
             "--rollout-max-response-len 16 with --rollout-max-prompt-len 500 is longer than the model's context",
+        ),
+        (
+            {"rollout_max_context_len": 513},
+            "--rollout-max-context-len 513 is longer than the model's context of 512 tokens",
+        ),
+        (
+            {"rollout_max_context_len": 16},
+            "--rollout-max-response-len 16 must be below --rollout-max-context-len 16",
+        ),
+        (
+            {"rollout_max_context_len": 64, "rollout_max_prompt_len": 64},
+            "--rollout-max-prompt-len 64 must be below --rollout-max-context-len 64",
         ),
         ({"grpo": GrpoConfig(kl_loss_coef=0.1)}, "--kl-loss-coef 0.1 has no effect without --use-kl-loss"),
         ({"grpo": GrpoConfig(kl_loss_type="k2")}, "--kl-loss-type k2 has no effect without --use-kl-loss"),
@@ -136,6 +149,23 @@ def test_a_context_that_an_evaluation_overruns_is_named(make_config: Make, promp
     assert check(make_config(eval=evaluation)) == [
         "--eval-max-response-len 600 is longer than the model's context of 512 tokens"
     ]
+
+
+def test_a_context_of_fewer_tokens_than_prompt_and_response_may_have_cuts_the_response(make_config: Make) -> None:
+    assert check(make_config(rollout_max_context_len=40, rollout_max_prompt_len=30)) == []
+
+
+def test_an_evaluation_has_lengths_of_its_own_or_those_of_training(make_config: Make, prompt_file: Path) -> None:
+    def problems(**own: Any) -> list[str]:
+        evaluation = EvalConfig(eval_interval=1, eval_prompt_data=("a", str(prompt_file)), **own)
+        return check(make_config(rollout_max_context_len=64, eval=evaluation))
+
+    assert problems(eval_max_response_len=600, eval_max_context_len=512) == [
+        "--eval-max-response-len 600 must be below --eval-max-context-len 512, which is of prompt and response together"
+    ]
+    (only,) = problems(eval_max_prompt_len=64)
+    assert only.startswith("--eval-max-prompt-len 64 must be below --rollout-max-context-len 64")
+    assert problems(eval_max_response_len=500, eval_max_context_len=512) == []
 
 
 def test_a_prompt_file_must_be_there_be_text_and_hold_something(make_config: Make, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from slimrl.errors import EngineError
 from slimrl.rollout.produce import produce
 from slimrl.testing import FakeEngine
 from slimrl.types import Group, Sample, SamplingParams, Status
+from slimrl_generators.single_turn import generate as single_turn
 
 
 def group_of(count: int) -> Group:
@@ -103,3 +104,38 @@ def test_each_failure_within_the_budget_costs_one_try(failures: list[int], retri
         assert len(generate.seeds[sample.sample_id]) == 1 + min(count, retries)
         assert (sample.status is Status.FAILED) == (count > retries)
         assert len(sample.tokens) == 1
+
+
+def test_a_response_has_what_its_prompt_leaves_of_the_context() -> None:
+    asked: list[int] = []
+
+    async def generate(sample: Sample, sampling: SamplingParams, engine: Any) -> Sample:
+        asked.append(sampling.max_new_tokens)
+        sample.status = Status.COMPLETED
+        return sample
+
+    async def score(group: Group) -> None:
+        pass
+
+    group = group_of(3)
+    for sample, length in zip(group, (3, 8, 10), strict=True):
+        sample.prompt_tokens = [1] * length
+    sampling = SamplingParams(max_new_tokens=4, max_context_len=10)
+    asyncio.run(produce(group, generate, FakeEngine(), score, sampling))
+    assert asked == [4, 2]
+    assert [s.status for s in group] == [Status.COMPLETED, Status.COMPLETED, Status.TRUNCATED]
+
+
+def test_what_was_generated_before_counts_in_the_context() -> None:
+    engine, group = FakeEngine("word " * 20), group_of(2)
+    for sample, count in zip(group, (5, 9), strict=True):
+        sample.append([7] * count, [-0.5] * count, [0] * count)
+
+    async def score(group: Group) -> None:
+        pass
+
+    sampling = SamplingParams(max_new_tokens=40, max_context_len=10)
+    asyncio.run(produce(group, single_turn, engine, score, sampling))
+    assert [len(s.tokens) for s in group] == [9, 9]
+    assert [s.status for s in group] == [Status.TRUNCATED] * 2
+    assert [len(request.input_ids) for request in engine.requests] == [6]
