@@ -38,7 +38,7 @@ class Buffer:
 
     def state(self) -> list[dict[str, Any]]:
         """The groups as JSON values."""
-        return [asdict(group) for group in self.groups]
+        return [group_state(group) for group in self.groups]
 
     def restore(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Replace the groups by those of a saved state."""
@@ -50,13 +50,27 @@ class Buffer:
         first = siblings[0]  # the rest of a fan-out is made anew
         goes_on = self._keeps_partial and self._continues and len(siblings) == 1 and first.status is Status.ABORTED
         if not goes_on:
-            _start_over(first)
+            _forget(first)
         return [first]
 
 
 def is_finished(group: Group) -> bool:
     """Whether every sample has been generated and scored."""
     return all(sample.score is not None for sample in group)
+
+
+def start_over(group: Group) -> Group:
+    """The group with nothing generated, one sample for each rollout."""
+    group.samples = [siblings[0] for siblings in _rollouts(group)]
+    for sample in group:
+        _forget(sample)
+    group.verdict = None
+    return group
+
+
+def group_state(group: Group) -> dict[str, Any]:
+    """A group as JSON values."""
+    return asdict(group)
 
 
 def _rollouts(group: Group) -> list[list[Sample]]:
@@ -67,7 +81,7 @@ def _rollouts(group: Group) -> list[list[Sample]]:
     return list(found.values())
 
 
-def _start_over(sample: Sample) -> None:
+def _forget(sample: Sample) -> None:
     sample.tokens.clear()
     sample.log_probs.clear()
     sample.loss_mask.clear()

@@ -74,7 +74,7 @@ async def fill(
     try:
         while len(filled.kept) < settings.wanted:
             if filled.finished >= settings.max_finished:
-                _fall_back(filled, settings)
+                fall_back_on(filled, settings)
                 break
             running |= _start(source, buffer, produce, len(filled.kept), len(running), settings)
             done, running = await asyncio.wait(
@@ -88,7 +88,7 @@ async def fill(
                 group.verdict = judge(group, keep)
                 (filled.kept if group.verdict.keep else filled.dropped).append(group)
                 judged.append(group)
-            if trouble := _reward_trouble(filled, judged, settings):
+            if trouble := reward_trouble(filled, judged, settings):
                 raise RolloutError(trouble)
     except RolloutError:
         surplus += filled.kept
@@ -107,7 +107,8 @@ def judge(group: Group, keep: DynamicFilter | None) -> Verdict:
     return Verdict(keep=True) if keep is None else keep(group)
 
 
-def _reward_trouble(filled: Filled, judged: list[Group], settings: FillSettings) -> str:
+def reward_trouble(filled: Filled, judged: list[Group], settings: FillSettings) -> str:
+    """Why the run ends after these groups were judged, which are in `filled`; empty where it does not."""
     failure = first_failure(judged)
     if failure and settings.stop_on_unscored:
         return failure
@@ -148,7 +149,8 @@ async def _stop(running: set[asyncio.Task[Group]], cut_off: CutOff | None) -> li
     return sorted(stopped, key=lambda g: g.group_id)
 
 
-def _fall_back(filled: Filled, settings: FillSettings) -> None:
+def fall_back_on(filled: Filled, settings: FillSettings) -> None:
+    """Fill the batch with dropped groups, as far as that is allowed; raises RolloutError where it does not suffice."""
     missing = settings.wanted - len(filled.kept)
     taken = fall_back(filled.dropped, missing, any_group=settings.falls_back)
     filled.kept += taken

@@ -32,6 +32,7 @@ class SimulatedEngine:
         self.running[key] = aborted
         self.max_running = max(self.max_running, len(self.running))
         tokens: list[int] = []
+        versions: list[int] = []
         try:
             length = min(self._random.randint(1, 12), sampling.max_new_tokens)
             fails = self._random.random() < self._fail_share
@@ -39,12 +40,13 @@ class SimulatedEngine:
                 for _ in range(self._random.randint(1, 2)):
                     await asyncio.sleep(0)
                 if aborted.is_set():
-                    return self._completion(tokens, "abort")
+                    return self._completion(tokens, versions, "abort")
                 if fails and self._random.random() < 0.3:
                     raise EngineError("503: it fell over")
                 tokens.append(len(input_ids) + len(tokens))  # a token is its place in the sequence
+                versions.append(self.version)
                 self.tokens_made += 1
-            return self._completion(tokens, "length" if length == sampling.max_new_tokens else "stop")
+            return self._completion(tokens, versions, "length" if length == sampling.max_new_tokens else "stop")
         finally:
             del self.running[key]
 
@@ -54,7 +56,6 @@ class SimulatedEngine:
         for aborted in list(self.running.values()):
             aborted.set()
 
-    def _completion(self, tokens: list[int], reason: str) -> Completion:
-        count = len(tokens)
+    def _completion(self, tokens: list[int], versions: list[int], reason: str) -> Completion:
         text = "".join(f"<{token}>" for token in tokens)
-        return Completion(tokens, [-0.5] * count, [self.version] * count, text, reason)  # type: ignore[arg-type]
+        return Completion(tokens, [-0.5] * len(tokens), versions, text, reason)  # type: ignore[arg-type]
