@@ -44,8 +44,20 @@ class EngineError(SlimrlError):
     """The inference engine refused a request or cannot be reached."""
 
 
+class EngineUnreachableError(EngineError):
+    """No connection to the engine lasted until the answer: it is dead, or the way to it is broken."""
+
+
+class EngineFailingError(EngineError):
+    """The engine answered with an error of its own (5xx) as often as it was asked."""
+
+
 class RolloutError(SlimrlError):
     """A batch could not be filled."""
+
+
+class EnginesLostError(RolloutError):
+    """No engine is left to generate with."""
 
 
 class TrainError(SlimrlError):
