@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from slimrl.checkpoints import find_start
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, load_plugins, take_plugin_flags
@@ -28,6 +28,9 @@ from slimrl.errors import CheckpointError, ConfigError
 from slimrl.observe.run_dir import RunDir, write_atomically
 from slimrl.registry import PluginSet
 from slimrl.rollout.settings import RolloutSettings
+
+if TYPE_CHECKING:
+    from slimrl.rollout.evaluate import EvalSet
 
 ABOUT: Final = (
     "Evaluate a checkpoint: generate and score the prompts of --eval-prompt-data. The flags are those of training; "
@@ -74,16 +77,17 @@ class Job:
 def main(argv: Sequence[str]) -> int:
     """Evaluate; raises UsageError with everything that is wrong before anything starts."""
     job = prepare(argv)
+    sets = _read(job)
     for folder in (job.run.path, job.run.logs):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(job.run.config, to_toml(job.config, job.origins, job.plugins.options.of_plugins()))
     write_atomically(job.run.plugins_lock, json.dumps(job.plugins.lock(), indent=1) + "\n")
     addresses = job.config.sglang.rollout_external_engine_addrs
     if addresses:
-        metrics = asyncio.run(_run(job, f"http://{addresses[0]}"))
+        metrics = asyncio.run(_run(job, sets, f"http://{addresses[0]}"))
     else:
         with EngineProcess(embedded_command(_engine(job)), job.run.logs / "engine.log") as engine:
-            metrics = asyncio.run(_run(job, engine.start()))
+            metrics = asyncio.run(_run(job, sets, engine.start()))
     job.run.log_metrics(job.step, metrics)
     _print(job, metrics)
     return 0
@@ -233,20 +237,26 @@ def _engine(job: Job) -> EngineSettings:
     )
 
 
-async def _run(job: Job, engine_url: str) -> dict[str, float]:
+def _read(job: Job) -> list[EvalSet]:
+    from slimrl.data.encoder import PromptEncoder
+    from slimrl.rollout.evaluate import read_eval_sets
+
+    encoder = PromptEncoder.of_training(job.config.rollout, job.settings.hf_checkpoint)
+    return read_eval_sets(job.settings, encoder)
+
+
+async def _run(job: Job, sets: Sequence[EvalSet], engine_url: str) -> dict[str, float]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from slimrl.data.encoder import PromptEncoder
     from slimrl.engines.client import HttpEngineClient
-    from slimrl.rollout.evaluate import evaluate, read_eval_sets
+    from slimrl.rollout.evaluate import evaluate
     from slimrl.rollout.loop import Produce
     from slimrl.rollout.produce import produce
     from slimrl.scoring import Scorer
     from slimrl.types import Group, SamplingParams
 
     rollout, own = job.config.rollout, job.settings
-    sets = read_eval_sets(own, PromptEncoder.of_training(rollout, own.hf_checkpoint))
     console = Console(stderr=True)
     is_shown = job.config.observe.progress and console.is_terminal
     columns = (TextColumn("evaluate"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

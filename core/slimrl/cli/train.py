@@ -122,11 +122,11 @@ def read_rows(config: Config, problems: list[str]) -> PromptRows:
     """Read every prompt file, those of the evaluation too."""
     rollout = config.rollout
     rows = PromptRows()
+    folder = config.ckpt.hf_checkpoint
+    if folder is not None and attempt(partial(open_hf_folder, folder, "--hf-checkpoint"), []) is None:
+        folder = None  # `check` has reported it
     specs = parse_prompt_files(rollout.prompt_data, [])
     if specs and len(specs) == len(rollout.prompt_data) and all(_is_read(spec.path) for spec in specs):
-        folder = config.ckpt.hf_checkpoint
-        if folder is not None and attempt(partial(open_hf_folder, folder, "--hf-checkpoint"), []) is None:
-            folder = None  # `check` has reported it
         scan = attempt(partial(scan_training, specs, rollout, folder), problems)
         if scan is not None:
             rows.num_prompts = scan.count
@@ -135,7 +135,7 @@ def read_rows(config: Config, problems: list[str]) -> PromptRows:
     for dataset in eval_datasets(config.eval, []):
         spec = attempt(partial(parse_prompt_file, str(dataset.path), weighted=False), [])  # `check` has reported it
         if spec is not None and _is_read(spec.path):
-            scan = attempt(partial(scan_evaluation, dataset, config.eval, rollout), problems)
+            scan = attempt(partial(scan_evaluation, dataset, config.eval, rollout, folder), problems)
             if scan is not None and dataset.reward is None:
                 rows.add(scan)
     return rows

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 from slimrl.config import Config, EvalConfig, OptimizerConfig, RolloutConfig
 from slimrl.config.batch import solve_batch
 from slimrl.config.eval_sets import check_set, eval_datasets
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
+from slimrl.config.lengths import Lengths
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.ranges import check_ranges
-from slimrl.config.settings import flatten
 from slimrl.errors import CheckpointError, ConfigError
 
 ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
@@ -42,6 +41,7 @@ def check(config: Config) -> list[str]:
         *_template(config.rollout),
         *_sources(config),
         *_partial(config),
+        *_async(config),
         *_rm_url(config),
         *_eval(config.eval, config.rollout.rollout_max_response_len),
         *_loss(config),
@@ -152,35 +152,11 @@ def _prompt_file(flag: str, path: Path) -> Iterator[str]:
 
 
 def _lengths(config: Config, model: HfFolder) -> Iterator[str]:
-    own, values = config.eval, flatten(config)
-    yield from _fits(values, ("rollout",), model)
-    if own.eval_max_prompt_len or own.eval_max_response_len or own.eval_max_context_len:
-        yield from _fits(values, ("eval", "rollout"), model)
-
-
-def _fits(values: Mapping[str, Any], of: tuple[str, ...], model: HfFolder) -> Iterator[str]:
-    """Whether prompt and response, each as the first of `of` that is given says, fit the context."""
-    prompt_flag, prompt = _first_given(values, of, "max_prompt_len")
-    response_flag, response = _first_given(values, of, "max_response_len")
-    context_flag, context = _first_given(values, of, "max_context_len")
-    if context is None:
-        context = model.max_positions
-        if context is not None and response is not None and (prompt or 1) + response > context:
-            beside = f" with {prompt_flag} {prompt}" if prompt else ""
-            yield f"{response_flag} {response}{beside} is longer than the model's context of {context} tokens"
-    elif model.max_positions is not None and context > model.max_positions:
-        yield f"{context_flag} {context} is longer than the model's context of {model.max_positions} tokens"
-    else:
-        for flag, length in ((prompt_flag, prompt), (response_flag, response)):
-            if length is not None and length >= context:
-                yield f"{flag} {length} must be below {context_flag} {context}, which is of prompt and response together"
-
-
-def _first_given(values: Mapping[str, Any], of: tuple[str, ...], length: str) -> tuple[str, int | None]:
-    for prefix in of:
-        if values[f"{prefix}_{length}"] is not None:
-            return f"--{prefix}-{length.replace('_', '-')}", values[f"{prefix}_{length}"]
-    return "", None
+    rollout, own = config.rollout, config.eval
+    sets = [None, *eval_datasets(own, [])]
+    found = [Lengths.of_training(rollout), *(Lengths.of_evaluation(own, rollout, dataset) for dataset in sets)]
+    for lengths in dict.fromkeys(found):
+        yield from lengths.check(model.max_positions)
 
 
 def _rollout(config: Config) -> Iterator[str]:
@@ -221,6 +197,31 @@ def _partial(config: Config) -> Iterator[str]:
         yield "--mask-offpolicy-in-partial-rollout has no effect without --partial-rollout"
     if rollout.on_insufficient == "fallback" and rollout.dynamic_sampling_filter_path is None:
         yield "--on-insufficient fallback has no effect without --dynamic-sampling-filter-path: nothing is dropped"
+
+
+def _async(config: Config) -> Iterator[str]:
+    rollout, defaults = config.rollout, RolloutConfig()
+    interval, staleness = rollout.update_weights_interval, rollout.max_staleness
+    if not rollout.train_async:
+        if staleness is not None:
+            yield f"--max-staleness {staleness} has no effect without --async: every batch is of the newest weights"
+        if interval != defaults.update_weights_interval:
+            yield f"--update-weights-interval {interval} has no effect without --async"
+        return
+    if interval > (staleness or 1) >= 1:
+        yield (
+            f"--update-weights-interval {interval} is more than --max-staleness {staleness or 1} allows: the engine's "
+            "weights would be too old to generate with; raise --max-staleness"
+        )
+    if rollout.partial_rollout:
+        yield "--partial-rollout has no effect with --async, which never cuts off what is in flight; leave one out"
+    if config.cluster.deterministic:
+        yield "--async cannot be repeated to the last digit: what is ready when is timing; leave out --deterministic"
+    if rollout.buffer_filter_path != defaults.buffer_filter_path:
+        yield (
+            f"--buffer-filter-path {rollout.buffer_filter_path} has no effect with --async: a batch takes the groups of "
+            "the oldest weights first, which bounds their age"
+        )
 
 
 def _template(rollout: RolloutConfig) -> Iterator[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from slimrl.config import EvalConfig, RolloutConfig
 from slimrl.config.eval_sets import EvalDataset
 from slimrl.config.hf_folder import open_hf_folder
+from slimrl.config.lengths import Lengths
 from slimrl.config.prompt_files import PromptFileSpec, parse_prompt_file
-from slimrl.data.encoder import PromptEncoder, context_len
+from slimrl.data.encoder import PromptEncoder
 from slimrl.data.files import STRICT, LeftOut, Lenience, PromptFiles, PromptScan, open_prompts, scan_prompts
 from slimrl.data.fits import PromptFits
+from slimrl.data.limits import PromptLimits
 from slimrl.data.prompts import PromptKeys
 
 
@@ -28,7 +29,7 @@ def open_training(
     if encoder.may_leave_vocabulary:
         prompts, scan = scan_prompts(prompts, fits=encoder.check, lenience=_lenience(rollout))
     elif rollout.skip_bad_rows or rollout.skip_long_prompts:
-        prompts, scan = _scan(prompts, rollout, hf_checkpoint, _lenience(rollout))
+        prompts, scan = _scan(prompts, Lengths.of_training(rollout), rollout, hf_checkpoint, _lenience(rollout))
     else:
         return prompts, ()
     return prompts, scan.left_out
@@ -36,7 +37,8 @@ def open_training(
 
 def scan_training(specs: Sequence[PromptFileSpec], rollout: RolloutConfig, hf_checkpoint: Path | None) -> PromptScan:
     """Every row of --prompt-data checked; without a checkpoint, whether prompts fit it is not."""
-    return _scan(open_prompts(specs, PromptKeys.of_training(rollout)), rollout, hf_checkpoint, _lenience(rollout))[1]
+    prompts, lengths = open_prompts(specs, PromptKeys.of_training(rollout)), Lengths.of_training(rollout)
+    return _scan(prompts, lengths, rollout, hf_checkpoint, _lenience(rollout))[1]
 
 
 def open_evaluation(dataset: EvalDataset, config: EvalConfig, rollout: RolloutConfig) -> PromptFiles:
@@ -45,9 +47,12 @@ def open_evaluation(dataset: EvalDataset, config: EvalConfig, rollout: RolloutCo
     return open_prompts([spec], PromptKeys.of_evaluation(dataset, config, rollout))
 
 
-def scan_evaluation(dataset: EvalDataset, config: EvalConfig, rollout: RolloutConfig) -> PromptScan:
+def scan_evaluation(
+    dataset: EvalDataset, config: EvalConfig, rollout: RolloutConfig, hf_checkpoint: Path | None
+) -> PromptScan:
     """Every row of an evaluation set checked; none is left out, or results could not be compared."""
-    return scan_prompts(open_evaluation(dataset, config, rollout))[1]
+    prompts, lengths = open_evaluation(dataset, config, rollout), Lengths.of_evaluation(config, rollout, dataset)
+    return _scan(prompts, lengths, rollout, hf_checkpoint)[1]
 
 
 def _lenience(rollout: RolloutConfig) -> Lenience:
@@ -55,16 +60,19 @@ def _lenience(rollout: RolloutConfig) -> Lenience:
 
 
 def _scan(
-    prompts: PromptFiles, rollout: RolloutConfig, hf_checkpoint: Path | None, lenience: Lenience = STRICT
+    prompts: PromptFiles,
+    lengths: Lengths,
+    rollout: RolloutConfig,
+    hf_checkpoint: Path | None,
+    lenience: Lenience = STRICT,
 ) -> tuple[PromptFiles, PromptScan]:
     if hf_checkpoint is None:
         return scan_prompts(prompts, lenience=lenience)
     model = open_hf_folder(hf_checkpoint, "--hf-checkpoint")
-    context = context_len(rollout, model)
-    limits = [rollout.rollout_max_prompt_len, context and context - 1]
+    limits = PromptLimits.of(lengths, model)
     fits = PromptFits(
-        partial(PromptEncoder.of_training, rollout, hf_checkpoint),
-        limit=min((limit for limit in limits if limit is not None), default=None),
+        lambda: PromptEncoder.of_training(rollout, hf_checkpoint).within(limits),
+        limit=limits.longest,
         template=(model.chat_template or "") if rollout.apply_chat_template else "",
     )
     return scan_prompts(prompts, fits=fits, lenience=lenience)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from slimrl.config.hf_folder import open_hf_folder
+from slimrl.config.lengths import Lengths
 from slimrl.data.encoder import PromptEncoder
+from slimrl.data.limits import PromptLimits
 from slimrl.data.prompts import PromptRow
 from slimrl.data.source import Encode, Prompts, new_group
 from slimrl.data.training import open_evaluation
-from slimrl.errors import DataError, RolloutError
+from slimrl.errors import RolloutError
 from slimrl.observe.rollout_file import write_rollout
 from slimrl.observe.run_dir import RunDir
 from slimrl.rollout.loop import Produce
@@ -51,22 +54,6 @@ class EvalSet:
         return eval_metrics(self.name, groups, pass_threshold=self.pass_threshold, ks=self.ks)
 
 
-def limited(encode: Encode, max_prompt_len: int | None) -> Encode:
-    """An encoder that refuses prompts of more tokens than --eval-max-prompt-len, naming the row."""
-    if max_prompt_len is None:
-        return encode
-
-    def encode_limited(row: PromptRow, where: str) -> list[int]:
-        tokens = encode(row, where)
-        if len(tokens) > max_prompt_len:
-            raise DataError(
-                f"{where}: the prompt has {len(tokens)} tokens; --eval-max-prompt-len allows {max_prompt_len}"
-            )
-        return tokens
-
-    return encode_limited
-
-
 def encode_all(prompts: Prompts, encode: Encode) -> list[tuple[PromptRow, list[int]]]:
     """Every row with its token ids."""
     rows = ((prompts[i], prompts.where(i)) for i in range(len(prompts)))
@@ -76,18 +63,15 @@ def encode_all(prompts: Prompts, encode: Encode) -> list[tuple[PromptRow, list[i
 def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[EvalSet]:
     """The evaluation sets that the configuration names, read and encoded; `encoder` is that of training."""
     config, rollout = settings.eval, settings.rollout
+    model = open_hf_folder(settings.hf_checkpoint, "--hf-checkpoint")
     sets = []
     for dataset in settings.eval_sets:
-        encode: Encode = encoder.encode
-        limit = dataset.max_prompt_len or config.eval_max_prompt_len
-        if limit is not None:  # training's own limit does not count then
-            unlimited = PromptEncoder.of_training(replace(rollout, rollout_max_prompt_len=None), settings.hf_checkpoint)
-            encode = limited(unlimited.encode, limit)
+        limits = PromptLimits.of(Lengths.of_evaluation(config, rollout, dataset), model)
         prompts = open_evaluation(dataset, config, rollout)
         sets.append(
             EvalSet(
                 name=dataset.name,
-                rows=encode_all(prompts, encode),
+                rows=encode_all(prompts, encoder.within(limits).encode),
                 sampling=settings.eval_sampling(dataset),
                 group_size=dataset.n_samples_per_eval_prompt or config.n_samples_per_eval_prompt,
                 seed=rollout.rollout_seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,23 @@ def test_mistakes_are_reported_together_and_nothing_heavy_is_loaded(
     assert any("--eval-top-p must be more than 0" in problem for problem in problems)
     assert any("digits.jsonl:1: no key 'input'" in problem for problem in problems)
     assert any("a reward is required" in problem for problem in problems)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_an_engine_starts(
+    flags: dict[str, object], slimrl: Run, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    (tmp_path / "digits.jsonl").write_text('{"input": "1"}\n' + json.dumps({"input": "1 " * 70}) + "\n")
+    outcome = slimrl(*words(flags, *DIGITS))
+    assert outcome.code == 2
+    assert "digits.jsonl:2: the prompt has 70 tokens, which leaves no room for a reply in the context" in outcome.stderr
+    shutil.copytree(tiny_checkpoint, tmp_path / "smaller")
+    settings = json.loads((tmp_path / "smaller" / "config.json").read_text())
+    (tmp_path / "smaller" / "config.json").write_text(json.dumps(settings | {"vocab_size": 6}))
+    (tmp_path / "digits.jsonl").write_text('{"input": "1"}\n{"input": "9"}\n')
+    outcome = slimrl(*words(flags | {"--hf-checkpoint": "smaller"}, *DIGITS))
+    assert outcome.code == 2
+    assert "digits.jsonl:2: the prompt has the token id" in outcome.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -166,6 +166,10 @@ def test_a_prompt_that_fills_the_context_is_refused_before_anything_starts(
     outcome = slimrl("train", "--dry-run", "--skip-long-prompts", *words(argv, prompt_data=path))
     assert outcome.code == 0
     assert "1 of 2 rows are too long and left out" in outcome.stderr
+    evaluation = ["--eval-interval", 1, "--eval-prompt-data", "long", path]
+    outcome = slimrl("train", "--dry-run", "--skip-long-prompts", *words(argv, prompt_data=path), *evaluation)
+    assert outcome.code == 2
+    assert outcome.stderr.startswith(f"error: {path}:2: the prompt has 18000 tokens, which leaves no room for a reply")
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slimrl.config import RolloutConfig
+from slimrl.config import EvalConfig, RolloutConfig
+from slimrl.config.eval_sets import EvalDataset
+from slimrl.config.hf_folder import open_hf_folder
+from slimrl.config.lengths import Lengths
 from slimrl.config.prompt_files import PromptFileSpec
 from slimrl.data.encoder import PromptEncoder
 from slimrl.data.fits import PromptFits
+from slimrl.data.limits import PromptLimits
 from slimrl.data.prompts import LongPromptError, PromptRow
 from slimrl.data.training import open_training, scan_training
 from slimrl.errors import DataError
@@ -93,6 +97,27 @@ def test_a_prompt_must_leave_room_for_a_token(tiny_checkpoint: Path) -> None:
         PromptEncoder.of_training(RolloutConfig(rollout_max_prompt_len=4), tiny_checkpoint).encode(
             row("1 2 3 4 5"), "p:2"
         )
+
+
+def test_an_evaluation_set_has_limits_of_its_own_or_those_of_training(tiny_checkpoint: Path) -> None:
+    rollout = RolloutConfig(rollout_max_prompt_len=4, rollout_max_context_len=9)
+    encoder, model = PromptEncoder.of_training(rollout, tiny_checkpoint), open_hf_folder(tiny_checkpoint, "")
+
+    def refusal(config: EvalConfig, own: EvalDataset | None, count: int) -> str:
+        limits = PromptLimits.of(Lengths.of_evaluation(config, rollout, own), model)
+        with pytest.raises(LongPromptError) as caught:
+            encoder.within(limits).encode(row("1 " * count), "p:2")
+        encoder.within(limits).encode(row("1 " * (count - 1)), "p:1")
+        return str(caught.value)
+
+    own = EvalDataset("sums", Path("p"), max_prompt_len=3)
+    assert refusal(EvalConfig(), None, 5).endswith("--rollout-max-prompt-len allows 4")
+    assert refusal(EvalConfig(eval_max_prompt_len=6), None, 7).endswith("--eval-max-prompt-len allows 6")
+    assert refusal(EvalConfig(eval_max_prompt_len=6), own, 4).endswith(
+        "p:2: the prompt has 4 tokens; evaluation set 'sums': max_prompt_len allows 3"
+    )
+    assert refusal(EvalConfig(eval_max_prompt_len=99), None, 9).endswith("no room for a reply in the context of 9")
+    assert refusal(EvalConfig(eval_max_prompt_len=99, eval_max_context_len=12), None, 12).endswith("context of 12")
 
 
 def smaller(tiny_checkpoint: Path, folder: Path) -> Path:

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimrl.errors import DataError
 from slimrl.observe.progress import is_eval_mean
 from slimrl.observe.run_dir import RunDir
-from slimrl.rollout.evaluate import eval_metrics, limited, store_evaluation
+from slimrl.rollout.evaluate import eval_metrics, store_evaluation
 from slimrl.rollout.pass_rate import default_ks, pass_at_k, pass_rate_metrics, pass_rates
 from slimrl.types import Group, Sample, Score, Status
 
@@ -137,13 +136,6 @@ def test_samples_are_stored_by_set_and_step(tmp_path: Path) -> None:
     rows = pq.read_table(path).to_pylist()
     assert [row["value"] for row in rows] == [1.0, None]
     assert [row["score_reason"] for row in rows] == ["", "no"]
-
-
-def test_a_prompt_over_the_limit_of_evaluation_is_an_error_that_names_the_row() -> None:
-    encode = limited(lambda prompt, where: [1] * len(prompt), 3)
-    assert encode("abc", "f:1") == [1, 1, 1]
-    with pytest.raises(DataError, match=r"f:2: the prompt has 4 tokens; --eval-max-prompt-len allows 3"):
-        encode("abcd", "f:2")
 
 
 def test_a_resumed_run_evaluates_again_what_it_trains_again(tmp_path: Path) -> None:
