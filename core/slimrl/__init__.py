@@ -34,12 +34,12 @@ from slimrl.types import (
 )
 
 if TYPE_CHECKING:
-    from slimrl.endpoint import ChatTemplate, Endpoint, Session
+    from slimrl.endpoint import ChatTemplate, Endpoint, PlainTemplate, Session, next_reply
 else:
 
     def __getattr__(name: str) -> object:
         """What few plugins need is imported when one asks for it: every reward's worker imports this module."""
-        if name in ("ChatTemplate", "Endpoint", "Session"):
+        if name in ("ChatTemplate", "Endpoint", "PlainTemplate", "Session", "next_reply"):
             import slimrl.endpoint
 
             return getattr(slimrl.endpoint, name)
@@ -60,6 +60,7 @@ __all__ = [
     "Generate",
     "Group",
     "Message",
+    "PlainTemplate",
     "PluginOptions",
     "Prompt",
     "Reward",
@@ -80,5 +81,6 @@ __all__ = [
     "continues_samples",
     "hookimpl",
     "last_boxed",
+    "next_reply",
     "reward_traits",
 ]

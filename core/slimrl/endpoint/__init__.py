@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from slimrl.endpoint.plain_template import PlainTemplate
 from slimrl.endpoint.server import Endpoint
 from slimrl.endpoint.session import Session
 from slimrl.endpoint.template import ChatTemplate
+from slimrl.endpoint.turn import next_reply
 
-__all__ = ["ChatTemplate", "Endpoint", "Session"]
+__all__ = ["ChatTemplate", "Endpoint", "PlainTemplate", "Session", "next_reply"]

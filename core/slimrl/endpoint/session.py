@@ -14,12 +14,10 @@ from slimrl.endpoint.request import ChatRequest
 from slimrl.endpoint.segment import Mark, Segment, new_segment
 from slimrl.endpoint.template import ChatTemplate
 from slimrl.endpoint.tool_calls import ToolCall, split_tool_calls
+from slimrl.endpoint.turn import next_reply
 from slimrl.errors import EngineError
 from slimrl.protocols import EngineClient
 from slimrl.types import Completion, Sample, SamplingParams
-
-SEED_STRIDE = 1_000_003
-"""Between the seeds of a trajectory's requests: the samples of a group have seeds one apart."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Session:
 
     A request whose messages continue an earlier reply reuses that conversation's token ids as they are; any other
     begins a segment of its own, of which its whole prompt is the prompt. `max_new_tokens` of the sampling bounds
-    what the model writes in all replies together.
+    what the model writes in all replies together, `max_context_len` each conversation.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class Session:
         self.engine_error: EngineError | None = None
         """The engine's last error, where no reply was recorded after it."""
         self.is_spent = False
-        """Whether a request was refused because the model has written all it may."""
+        """Whether a request was refused because the model may write no more, and none was answered after it."""
         self._engine = engine
         self._template = template
         self._sampling = sampling
@@ -72,7 +70,7 @@ class Session:
         if self.over.is_set():
             raise _ended(self.abort_reason)
         base, mark, between, input_ids = self._input(request)
-        sampling, is_trainable = self._sampling_of(request)
+        sampling, is_trainable = self._sampling_of(request, len(input_ids))
         try:
             completion = await self._engine.generate(input_ids, sampling)
         except EngineError as error:
@@ -109,6 +107,7 @@ class Session:
         place = (answer.base, answer.mark, answer.between)
         self._record(answer.request, answer.completion, answer.input_ids, place, reply, answer.is_trainable)
         self.engine_error = None
+        self.is_spent = self.is_spent and self._written >= self._sampling.max_new_tokens
 
     def samples(self) -> list[Sample]:
         """The segments' samples without their places in the run, longest first; none where nothing was recorded."""
@@ -137,27 +136,19 @@ class Session:
                 return segment, mark, between, earlier + between[0]
         return None, None, ([], ""), self._template.render(request.messages, request.tools)
 
-    def _sampling_of(self, request: ChatRequest) -> tuple[SamplingParams, bool]:
-        """How a request is sampled, and whether that is the distribution that the run trains."""
-        run = self._sampling
-        left = run.max_new_tokens - self._written
-        if left <= 0:
+    def _sampling_of(self, request: ChatRequest, used: int) -> tuple[SamplingParams, bool]:
+        """How the reply to an input of `used` tokens is sampled, and whether that is what the run trains."""
+        params = next_reply(self._sampling, turn=self._asked, written=self._written, used=used)
+        if params is None:
             self.is_spent = True
-            raise Fault(
-                f"the model has written the {run.max_new_tokens} tokens that one trajectory may have "
-                "(--rollout-max-response-len)",
-                param="messages",
-                code="context_length_exceeded",
-            )
-        seed = run.sampling_seed
-        if seed is not None:
-            seed = (seed + SEED_STRIDE * self._asked) % 2**31
+            raise Fault(self._why_spent(used), param="messages", code="context_length_exceeded")
         self._asked += 1
+        most = min(params.max_new_tokens, request.max_tokens or params.max_new_tokens)
         params = replace(
-            run,
-            max_new_tokens=min(left, request.max_tokens or left),
-            stop=(*run.stop, *request.stop),
-            sampling_seed=seed,
+            params,
+            max_new_tokens=most,
+            min_new_tokens=min(most, params.min_new_tokens),
+            stop=(*params.stop, *request.stop),
         )
         if not self._own_sampling:
             return params, True
@@ -165,9 +156,16 @@ class Session:
             params,
             temperature=params.temperature if request.temperature is None else request.temperature,
             top_p=params.top_p if request.top_p is None else request.top_p,
-            sampling_seed=seed if request.seed is None else request.seed,
+            sampling_seed=params.sampling_seed if request.seed is None else request.seed,
         )
         return own, (own.temperature, own.top_p) == (params.temperature, params.top_p)
+
+    def _why_spent(self, used: int) -> str:
+        run = self._sampling
+        if self._written >= run.max_new_tokens:
+            said = f"the model has written the {run.max_new_tokens} tokens that one trajectory may have"
+            return f"{said} (--rollout-max-response-len)"
+        return f"the conversation has {used} tokens, its context is {run.max_context_len} (--rollout-max-context-len)"
 
     def _record(
         self,

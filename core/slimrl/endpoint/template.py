@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,16 +21,22 @@ Tools = Sequence[dict[str, Any]]
 class ChatTemplate:
     """Renders conversations with a tokenizer and its chat template."""
 
-    def __init__(self, tokenizer: Any, where: str = "this checkpoint") -> None:  # transformers has no types
+    def __init__(
+        self,
+        tokenizer: Any,  # transformers has no types
+        where: str = "this checkpoint",
+        variables: Mapping[str, Any] | None = None,  # JSON
+    ) -> None:
         if not tokenizer.chat_template:
-            raise UsageError(f"the tokenizer in {where} has no chat template; an agent's messages cannot be rendered")
+            raise UsageError(f"the tokenizer in {where} has no chat template; messages cannot be rendered")
         self._tokenizer = tokenizer
+        self._variables = dict(variables or {})
         self._special = frozenset(tokenizer.all_special_ids)
 
     @classmethod
-    def open(cls, hf_checkpoint: Path) -> Self:
-        """The template of an HF checkpoint; UsageError where it has none."""
-        return cls(load_tokenizer(hf_checkpoint), str(hf_checkpoint))
+    def open(cls, hf_checkpoint: Path, variables: Mapping[str, Any] | None = None) -> Self:
+        """The template of an HF checkpoint, with variables of its own; UsageError where it has none."""
+        return cls(load_tokenizer(hf_checkpoint), str(hf_checkpoint), variables)
 
     def render(self, messages: Sequence[ChatMessage], tools: Tools) -> list[int]:
         """Token ids of a conversation up to where the next reply begins; Fault with what the template refuses."""
@@ -64,9 +70,16 @@ class ChatTemplate:
         """One token as text."""
         return str(self._tokenizer.decode([token]))
 
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, without special ones."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
     def _text(self, messages: Sequence[ChatMessage], tools: Tools) -> str:
         rendered = self._tokenizer.apply_chat_template(
-            list(messages), tools=list(tools) or None, add_generation_prompt=True, tokenize=False
+            list(messages),
+            tools=list(tools) or None,
+            # variables may set add_generation_prompt, as those of prompts do
+            **{"add_generation_prompt": True, **self._variables, "tokenize": False},
         )
         return str(rendered)
 
