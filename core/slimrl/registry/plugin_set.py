@@ -32,6 +32,8 @@ class PluginReferences:
     buffer_filter: str = "pop_first"
     advantage: str = "grpo"
     dynamic_filter: str | None = None
+    set_generators: tuple[tuple[str, str], ...] = ()
+    """Name and generator of each evaluation set with one of its own."""
     search_path: tuple[str, ...] = ()
     """Folders that modules are also looked for in, after everything installed."""
     selection: PluginSelection = field(default_factory=PluginSelection)
@@ -45,6 +47,7 @@ class PluginReferences:
         *,
         rm_types: Sequence[str] = (),
         sets: Sequence[SetReference] = (),
+        set_generators: Mapping[str, str] | None = None,
     ) -> PluginReferences:
         """The references of a configuration and of its data: the rewards that rows name, and evaluation sets' own."""
         rewards = RewardReferences.from_config(rollout, rm_types, sets)
@@ -55,6 +58,7 @@ class PluginReferences:
             buffer_filter=absolute(rollout.buffer_filter_path),
             advantage=absolute(grpo.advantage_estimator),
             dynamic_filter=None if dynamic_filter is None else absolute(dynamic_filter),
+            set_generators=tuple((name, absolute(found)) for name, found in (set_generators or {}).items()),
             search_path=(str(Path.cwd()),),
         )
 
@@ -79,11 +83,26 @@ class PluginSet:
     """Scoring calls them through `slimrl.scoring.Scorer`, which makes its own."""
     resolved: Mapping[Kind, Resolved]
     """Everything else."""
+    set_generators: Mapping[str, Resolved] = field(default_factory=dict)
+    """By evaluation set: the generator of one that has its own."""
 
     @cached_property
     def generate(self) -> Generate:
         """The generator."""
         return cast(Generate, self.resolved["generator"].make(self.options))
+
+    @cached_property
+    def generate_by_set(self) -> Mapping[str, Generate]:
+        """By evaluation set: the generator of one that has its own; all who name the same share it."""
+        made = {self.resolved["generator"].reference: self.generate}
+        for found in self.set_generators.values():
+            if found.reference not in made:
+                made[found.reference] = cast(Generate, found.make(self.options))
+        return {name: made[found.reference] for name, found in self.set_generators.items()}
+
+    def generate_for(self, eval_set: str) -> Generate:
+        """The generator of an evaluation set: its own, else that of training."""
+        return self.generate_by_set.get(eval_set, self.generate)
 
     @cached_property
     def dynamic_filter(self) -> DynamicFilter | None:
@@ -114,12 +133,19 @@ class PluginSet:
                 getattr(self, "generate" if kind == "generator" else kind)
             except PluginError as error:
                 problems += error.problems
-        return problems
+        if "generator" in self.resolved:
+            try:
+                _ = self.generate_by_set
+            except PluginError as error:
+                problems += error.problems
+        return list(dict.fromkeys(problems))
 
     def lock(self) -> list[dict[str, object]]:
         """The rows of plugins.lock: name, distribution, version and source hash of each plugin."""
         rewards = {c.resolved.reference: c.resolved for c in self.rewards.components()}
-        return [found.lock_row() for found in (*rewards.values(), *self.resolved.values())]
+        generators = {found.reference: found for found in self.set_generators.values()}
+        generators.pop(self.resolved["generator"].reference, None)
+        return [found.lock_row() for found in (*rewards.values(), *self.resolved.values(), *generators.values())]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -155,7 +181,13 @@ def resolve_all(
             resolved[kind] = registry.resolve(kind, reference)
         except PluginError as error:
             problems += error.problems
-    plugins = PluginSet(references, options, rewards, resolved)
+    set_generators: dict[str, Resolved] = {}
+    for name, reference in references.set_generators:
+        try:
+            set_generators[name] = registry.resolve("generator", reference)
+        except PluginError as error:
+            problems += [f"evaluation set {name!r}: {problem}" for problem in error.problems]
+    plugins = PluginSet(references, options, rewards, resolved, set_generators)
     if expected_fingerprint is None:
         problems += plugins.make_all()
     if problems:

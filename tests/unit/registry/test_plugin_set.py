@@ -154,3 +154,20 @@ def test_modules_next_to_the_command_are_found(files: Path, monkeypatch) -> None
     found = PluginReferences.from_config(RolloutConfig(custom_rm_path="reward_module_of_mine:score"), GrpoConfig())
     plugins = resolve_all(replace(references(files), rewards=found.rewards, search_path=found.search_path), Options())
     assert plugins.rewards.default[0].resolved.file == files / "reward_module_of_mine.py"
+
+
+def test_evaluation_sets_may_have_generators_of_their_own(files: Path) -> None:
+    (files / "own.py").write_text("async def generate(sample, sampling, engine):\n    return sample\n")
+    own = (("a", f"{files}/own.py:generate"), ("b", f"{files}/own.py:generate"), ("c", "single_turn"))
+    plugins = resolve_all(replace(references(files), set_generators=own), Options())
+    assert plugins.generate_for("a") is plugins.generate_for("b")
+    assert plugins.generate_for("a") is not plugins.generate
+    assert plugins.generate_for("c") is plugins.generate_for("one without") is plugins.generate
+    rows = [(row["kind"], row["name"]) for row in plugins.lock()]
+    assert rows.count(("generator", "single_turn")) == rows.count(("generator", "generate")) == 1
+    assert plugins.fingerprint != resolve_all(references(files), Options()).fingerprint
+    wrong = replace(references(files, generator="single_trun"), set_generators=(("a", "tool_us"),))
+    with pytest.raises(PluginError) as caught:
+        resolve_all(wrong, Options())
+    assert len(caught.value.problems) == 2
+    assert caught.value.problems[1].startswith("evaluation set 'a': ")
