@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
-import inspect
 import json
 import shlex
 import shutil
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from slimrl import (
@@ -32,6 +27,7 @@ from slimrl import (
 )
 from slimrl.config import CkptConfig
 from slimrl_generators.agent_process import run_process
+from slimrl_generators.user_function import absolute, load_function, outside
 
 Act = Callable[[str, str, Sample], Awaitable[Any]]
 """Base URL, API key and sample to whatever the agent returns."""
@@ -42,7 +38,7 @@ class AgentOptions:
     """Options of the generator `openai_agent`."""
 
     agent_path: str = ""
-    """The agent as `pkg.mod:attr` or `path/to/file.py:attr`: a function (base_url, api_key, sample), async, or sync and then run in a thread. What it returns, if anything, must be JSON and is kept as the sample's metadata `agent_result`."""  # noqa: E501  # a field's help is one line
+    """The agent as `pkg.mod:attr` or `path/to/file.py:attr`: a function (base_url, api_key, sample), sync or async, which runs in a thread. What it returns, if anything, must be JSON and is kept as the sample's metadata `agent_result`."""  # noqa: E501  # a field's help is one line
     agent_command: str = ""
     """The agent as a command, started once for every sample with OPENAI_BASE_URL and OPENAI_API_KEY in its environment and one line of JSON, the prompt and the metadata, on its stdin."""  # noqa: E501
     agent_timeout_s: float = 600.0
@@ -53,9 +49,7 @@ class AgentOptions:
     def __post_init__(self) -> None:
         if self.agent_timeout_s <= 0:
             raise ValueError(f"--agent-timeout-s {self.agent_timeout_s:g} must be above 0")
-        path, colon, attribute = self.agent_path.rpartition(":")
-        if path.endswith(".py"):  # the process that generates may have another working directory
-            object.__setattr__(self, "agent_path", f"{Path(path).resolve()}{colon}{attribute}")
+        object.__setattr__(self, "agent_path", absolute(self.agent_path))
 
 
 def make(options: PluginOptions) -> Generate:
@@ -66,7 +60,7 @@ def make(options: PluginOptions) -> Generate:
     checkpoint = options[CkptConfig].hf_checkpoint
     if checkpoint is None:
         raise UsageError("openai_agent renders messages with the chat template of --hf-checkpoint; give one")
-    act = load_agent(agent.agent_path) if agent.agent_path else command_agent(agent.agent_command)
+    act = path_agent(agent.agent_path) if agent.agent_path else command_agent(agent.agent_command)
     endpoint = Endpoint(
         lambda: ChatTemplate.open(checkpoint), checkpoint.resolve().name, own_sampling=agent.agent_own_sampling
     )
@@ -121,56 +115,9 @@ async def _run(acting: Awaitable[Any], session: Session, sample: Sample, timeout
     return None
 
 
-def load_agent(reference: str) -> Act:
+def path_agent(reference: str) -> Act:
     """The agent that a reference names; UsageError where it names none."""
-    where, colon, attribute = reference.rpartition(":")
-    if not colon:
-        raise UsageError(f"--agent-path {reference}: write pkg.mod:attr or path/to/file.py:attr")
-    try:
-        agent = getattr(_import(where), attribute)
-    except Exception as error:  # a plugin's edge: importing runs code of others
-        raise UsageError(f"--agent-path {reference}: {type(error).__name__}: {error}") from error
-    if not callable(agent):
-        raise UsageError(f"--agent-path {reference} is {agent!r}, no function")
-    if inspect.iscoroutinefunction(agent) or inspect.iscoroutinefunction(getattr(agent, "__call__", None)):  # noqa: B004
-        found: Act = agent
-        return found
-    return lambda base_url, api_key, sample: _in_thread(lambda: agent(base_url, api_key, sample))
-
-
-def _import(where: str) -> Any:  # a module
-    if not where.endswith(".py"):
-        return importlib.import_module(where)
-    spec = importlib.util.spec_from_file_location(f"slimrl_agent_{Path(where).stem}", where)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{where} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
-    """A call in a thread of its own; one that is given up goes on until its next request is refused."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if not future.done():
-            future.set_result(result) if error is None else future.set_exception(error)
-
-    def run() -> None:
-        result, failed = None, None
-        try:
-            result = call()
-        except Exception as error:
-            failed = error
-        except BaseException as error:  # sys.exit in an agent ends that agent
-            failed = SlimrlError(f"the agent raised {type(error).__name__}: {error}")
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, failed)
-
-    threading.Thread(target=run, name="openai-agent", daemon=True).start()
-    return future
+    return outside(load_function("--agent-path", reference))
 
 
 def command_agent(command: str) -> Act:

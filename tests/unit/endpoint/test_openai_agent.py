@@ -20,7 +20,7 @@ from slimrl.errors import EngineError
 from slimrl.registry.options import Options
 from slimrl.testing.fake_engine import FakeEngine
 from slimrl.testing.samples import make_sample
-from slimrl_generators.openai_agent import Act, AgentOptions, agent_generator, command_agent, load_agent, make
+from slimrl_generators.openai_agent import Act, AgentOptions, agent_generator, command_agent, make, path_agent
 
 SAMPLING = SamplingParams(max_new_tokens=60, sampling_seed=7)
 
@@ -129,8 +129,32 @@ def test_a_sync_agent_runs_in_a_thread_and_what_it_returns_is_kept(tmp_path: Pat
         "        client.chat.completions.create(model='m', messages=messages)\n"
         "    return {'requests': 1}\n"
     )
-    sample = fill(template, load_agent(f"{file}:act"), FakeEngine("7"))
+    sample = fill(template, path_agent(f"{file}:act"), FakeEngine("7"))
     assert (sample.response, sample.metadata["agent_result"]) == ("7", {"requests": 1})
+
+
+def test_an_async_agent_does_not_keep_the_event_loop_waiting(tmp_path: Path, template: ChatTemplate) -> None:
+    file = tmp_path / "agent.py"
+    file.write_text(
+        "import sys, time\n\n\n"
+        "async def block(base_url, api_key, sample):\n"
+        "    time.sleep(1.0)\n"
+        "    sys.exit('no more')\n"
+    )
+
+    async def go() -> float:
+        generate = agent_generator(path_agent(f"{file}:block"), Endpoint(lambda: template, "small"), 30)
+        work = asyncio.ensure_future(generate(pending(), SAMPLING, FakeEngine("7")))
+        longest = 0.0
+        while not work.done():
+            begun = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.monotonic() - begun)
+        with pytest.raises(SlimrlError, match="SystemExit: no more"):
+            await work
+        return longest
+
+    assert asyncio.run(go()) < 0.5
 
 
 PROGRAM = """
