@@ -48,7 +48,7 @@ def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progre
     """Train from step `start` to the end or to Ctrl-C."""
     checkpoints = config.ckpt.save or run.checkpoints
     wants_checkpoints = config.ckpt.save is not None or config.ckpt.save_interval is not None
-    step = saved = start
+    step = saved = version = start
     meter = ProcessMeter()
     crew.publish(version=start)
     with Interrupt(progress.say) as interrupt:
@@ -57,11 +57,13 @@ def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progre
                 evaluate(crew, step, progress)
             clock = StepClock(meter)
             with clock.phase("generate", progress):
-                batch, rollout_metrics = crew.generate(step)
+                batch, rollout_metrics = crew.generate(step, version)
             with clock.phase("train", progress):
                 report = crew.train(batch)
             with clock.phase("sync", progress):
-                sync_metrics = crew.publish(version=step + 1)
+                if is_publish_due(config, plan, step + 1):
+                    version = step + 1
+                sync_metrics = crew.publish(version) if version == step + 1 else {}
             metrics = {**rollout_metrics, **report.metrics, **sync_metrics, **clock.metrics(rollout_metrics)}
             crew.record(step, metrics, report, batch)
             progress.step_done(step, metrics)
@@ -80,6 +82,12 @@ def is_eval_due(config: Config, step: int) -> bool:
     if not config.eval.eval_interval or (step == 0 and config.eval.skip_eval_before_train):
         return False
     return step % config.eval.eval_interval == 0
+
+
+def is_publish_due(config: Config, plan: Plan, step: int) -> bool:
+    """Whether the engine gets the weights that have seen `step` steps."""
+    is_last = step == plan.num_rollout
+    return is_last or step % config.rollout.update_weights_interval == 0 or is_eval_due(config, step)
 
 
 def evaluate(crew: Crew, step: int, progress: StepProgress) -> None:

@@ -84,9 +84,9 @@ class ManagerActor:
         if checkpoint is not None:
             self._manager.restore(checkpoint)
 
-    async def generate(self, step: int) -> tuple[TrainBatch, dict[str, float]]:
+    async def generate(self, step: int, version: int) -> tuple[TrainBatch, dict[str, float]]:
         """One batch and its metrics."""
-        return await self._manager.generate(step)
+        return await self._manager.generate(step, version)
 
     async def evaluate(self, step: int) -> dict[str, float]:
         """Metrics of the evaluation sets."""

@@ -63,9 +63,9 @@ class Crew:
             ]
         )
 
-    def generate(self, step: int) -> tuple[BatchRef, dict[str, float]]:
-        """The batch of one step, by reference, and its metrics."""
-        batch, metrics = self._manager.generate.options(num_returns=2).remote(step)
+    def generate(self, step: int, version: int) -> tuple[BatchRef, dict[str, float]]:
+        """The batch of one step, by reference, and its metrics; `version` is that of the engine's weights."""
+        batch, metrics = self._manager.generate.options(num_returns=2).remote(step, version)
         return batch, self._wait(metrics)
 
     def train(self, batch: BatchRef) -> TrainReport:

@@ -42,6 +42,9 @@ UNSUPPORTED = frozenset(
 REWARD_CHOICES = frozenset({"rm_type", "reward", "custom_rm_path"})
 """Ways to say what scores: one given as a flag goes before all that a file says, not only before the same one."""
 
+SHORT = {"async": "train-async"}
+"""Flags with a second, shorter spelling."""
+
 CONFIG_HELP = "TOML file of settings: a table per category, a key per flag. A flag overrides the file."
 
 
@@ -138,7 +141,8 @@ def _split(argv: Sequence[str], problems: list[str]) -> Iterator[Given]:
         values = [value] if equals else []
         while words and not words[0].startswith("--"):
             values.append(words.pop(0))
-        yield Given(name.replace("_", "-"), tuple(values))
+        typed = name.replace("_", "-")
+        yield Given(SHORT.get(typed, typed), tuple(values))
 
 
 def _setting(given: Given, table: Mapping[str, Setting]) -> Setting | None:

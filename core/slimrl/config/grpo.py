@@ -18,6 +18,8 @@ class GrpoConfig:
     """Clip range of the probability ratio below 1."""
     eps_clip_high: float | None = None
     """Clip range of the probability ratio above 1. Default: --eps-clip."""
+    use_rollout_logprobs: bool | None = None
+    """Take the engine's log-probs for the old policy's, as the importance ratio needs for tokens of older weights. Default: on with --async and with --partial-rollout; else the trainer's own."""
     use_kl_loss: bool = False
     """Measure the KL divergence from the reference model; it joins the loss with --kl-loss-coef above 0."""
     kl_loss_coef: float = 0.0

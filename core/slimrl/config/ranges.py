@@ -47,6 +47,8 @@ RANGES: Mapping[str, Range] = {
     "over_sampling_batch_size": COUNT,
     "max_sampling_rounds": COUNT,
     "generate_retries": NOT_NEGATIVE,
+    "max_staleness": COUNT,
+    "update_weights_interval": COUNT,
     "rm_timeout": POSITIVE,
     "rm_workers": COUNT,
     "rm_cache_size": NOT_NEGATIVE,

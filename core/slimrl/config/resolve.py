@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slimrl.config import Config
+from slimrl.config import Config, RolloutConfig
 from slimrl.config.batch import solve_batch
 from slimrl.config.settings import build, flatten
 from slimrl.errors import ConfigError
@@ -37,12 +37,21 @@ def num_rollouts(config: Config, num_prompts: int) -> int | None:
     return max(1, rollout.num_epoch * num_prompts // rollout.rollout_batch_size)
 
 
+def _in_flight(rollout: RolloutConfig) -> int | None:
+    """Prompts in flight at once: those of a batch, and with --async those of every batch that may be under way."""
+    if rollout.rollout_batch_size is None:
+        return None
+    return rollout.rollout_batch_size * (1 + (rollout.max_staleness or 1) * rollout.train_async)
+
+
 def _derived(config: Config, num_prompts: int | None) -> dict[str, Any]:
     rollout = config.rollout
     derived: dict[str, Any] = {
         "num_rollout": num_rollouts(config, num_prompts) if num_prompts else None,
-        "over_sampling_batch_size": rollout.rollout_batch_size,
+        "over_sampling_batch_size": _in_flight(rollout),
         "eps_clip_high": config.grpo.eps_clip,
+        "max_staleness": 1 if rollout.train_async else None,
+        "use_rollout_logprobs": rollout.train_async or rollout.partial_rollout,
     }
     if config.eval.eval_interval is not None:
         derived |= {

@@ -72,10 +72,34 @@ class RolloutConfig:
     """Keep what was generated of groups that are cut off when a batch is full, and go on from it under the next weights."""
     mask_offpolicy_in_partial_rollout: bool = False
     """Take the tokens of older weights out of the loss of samples that were cut off and went on."""
+    train_async: bool = False
+    """Also --async. Train and generate at the same time: while a step trains, the engine goes on under the weights it has."""
+    max_staleness: int | None = None
+    """With --async: how many weight versions a trained token may be behind at most. Default: 1, which is one step ahead."""
+    update_weights_interval: int = 1
+    """With --async: steps between two updates of the engine's weights, at most --max-staleness."""
     buffer_filter_path: str = "pop_first"
     """How kept-over groups leave the buffer: a name, pkg.mod:attr or file.py:attr."""
     custom_generate_function_path: str = "single_turn"
     """Generator that fills a sample: a name, pkg.mod:attr or file.py:attr."""
+    rollout_sample_hook_path: tuple[str, ...] = field(default=(), metadata={"repeats": True})
+    """Function that sees each sample between generation and reward, and may change it: pkg.mod:attr or file.py:attr."""
+    rollout_function_path: str | None = None
+    """Function that fills a batch in place of slimrl's loop: pkg.mod:attr or file.py:attr."""
+    rollout_sample_filter_path: str | None = None
+    """Function that says which samples of a batch leave the loss; their rewards still count in their groups."""
+    rollout_all_samples_process_path: str | None = None
+    """Function that sees every group finished for a batch, dropped ones too."""
+    custom_reward_post_process_path: str | None = None
+    """Function whose numbers take the place of the estimator's advantages."""
+    custom_convert_samples_to_train_data_path: str | None = None
+    """Function that makes a batch's samples into what is trained on."""
+    rollout_data_postprocess_path: str | None = None
+    """Function that may change loss masks and advantages in the trainer, before a batch is trained on."""
+    data_source_path: str | None = None
+    """Where prompts come from instead of --prompt-data: pkg.mod:attr or file.py:attr of a factory, or of slime's class."""
+    custom_rollout_log_function_path: str | None = None
+    """Function that sees a batch and its metrics; where it returns True, slimrl does not log them."""
     generate_retries: int = 1
     """How often a sample is generated again that a tool or the generator failed on; requests have retries of their own."""
     rm_type: str | None = None

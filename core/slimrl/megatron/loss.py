@@ -19,7 +19,7 @@ class FixedLogProbs:
     """Log-probs of a micro-batch's tokens that a step does not change; [trained tokens] each."""
 
     old: Tensor | None = None
-    """Of the policy before the rollout's first optimizer step; None: the current ones."""
+    """Of the policy before the rollout's first optimizer step, or of those that sampled; None: the current ones."""
     reference: Tensor | None = None
 
 
@@ -42,7 +42,8 @@ def grpo_loss(
     )
     weights = batch.weights
     loss = torch.dot(weights, policy.loss)
-    mismatch = (old - batch.engine_log_probs).abs()
+    own = current.log_probs.detach() if config.use_rollout_logprobs else old
+    mismatch = (own - batch.engine_log_probs).abs()
     sums = {
         "policy": loss.detach(),
         "clipped": torch.dot(weights, policy.is_clipped.float()),

@@ -170,12 +170,15 @@ class RolloutSteps:
     def _fixed_log_probs(self, steps: Sequence[Step]) -> list[list[FixedLogProbs]]:
         """Old and reference log-probs of every micro-batch of every step.
 
-        With one step the old policy is the current one, so its log-probs come with the step's own forward pass.
+        The engine's log-probs, where they are the old policy's, are there already. Else with one step the old policy
+        is the current one, so its log-probs come with the step's own forward pass.
         """
         flat = [batch for step in steps for batch in step.micro_batches]
         old: Sequence[Tensor | None] = [None] * len(flat)
         reference: Sequence[Tensor | None] = [None] * len(flat)
-        if flat and self.num_steps > 1:
+        if self._grpo.use_rollout_logprobs:
+            old = [batch.engine_log_probs for batch in flat]
+        elif flat and self.num_steps > 1:
             old = self._passes.log_probs(flat)
         if flat and self._reference is not None:
             with self._swapped(self._reference):

@@ -33,9 +33,10 @@ class StepClock:
         return sum(self._meter.cpu_seconds().values())
 
     def metrics(self, rollout: Mapping[str, float]) -> dict[str, float]:
-        """Seconds and CPU seconds by phase, CPU seconds by role, both in all, and response tokens per second.
+        """Seconds and CPU seconds by phase, CPU seconds by role, both in all, speed, and how long the trainer waited.
 
-        `perf/PHASE_s`, `perf/PHASE_cpu_s`, `perf/cpu_ROLE_s`, `perf/step_s`, `perf/cpu_s`, `perf/tokens_per_s`.
+        `perf/PHASE_s`, `perf/PHASE_cpu_s`, `perf/cpu_ROLE_s`, `perf/step_s`, `perf/cpu_s`, `perf/tokens_per_s` of
+        responses, and `perf/trainer_idle_share` of the step, in which the trainer waited for the batch.
         """
         cpu = {role: s - self._cpu_started.get(role, 0.0) for role, s in self._meter.cpu_seconds().items()}
         step_s = time.perf_counter() - self._started
@@ -45,5 +46,6 @@ class StepClock:
             "perf/step_s": step_s,
             **{f"perf/cpu_{role}_s": seconds for role, seconds in cpu.items()},
             "perf/cpu_s": sum(cpu.values()),
+            "perf/trainer_idle_share": self._phases.get("generate", 0.0) / step_s,
             "perf/tokens_per_s": rollout["rollout/num_tokens"] / step_s,
         }

@@ -18,18 +18,20 @@ from slimrl.data.training import open_training
 from slimrl.engines.client import HttpEngineClient
 from slimrl.observe.rollout_file import write_rollout
 from slimrl.observe.run_dir import RunDir, write_atomically
-from slimrl.protocols import Tracker
+from slimrl.protocols import EngineClient, Tracker
 from slimrl.registry.plugin_set import PluginSet
+from slimrl.rollout.activity import Activity
 from slimrl.rollout.batch import make_batch
 from slimrl.rollout.evaluate import evaluate, read_eval_sets
 from slimrl.rollout.gate import Gate
 from slimrl.rollout.insufficient import NeverVaried, is_fallback
-from slimrl.rollout.loop import Filled, FillSettings, Produce, fill
+from slimrl.rollout.loop import Filled, Produce, fill
 from slimrl.rollout.metrics import buffer_metrics, rollout_metrics
 from slimrl.rollout.partial import PartialRollout
 from slimrl.rollout.pass_rate import pass_rate_metrics
 from slimrl.rollout.produce import produce
 from slimrl.rollout.settings import RolloutSettings
+from slimrl.rollout.stream import Stream
 from slimrl.rollout.unscored import find_unscored
 from slimrl.scoring.scorer import Scorer
 from slimrl.traits import does_continue
@@ -82,41 +84,28 @@ class RolloutManager:
             keeps_partial=config.partial_rollout,
             continues=does_continue(plugins.generate),
         )
+        self._activity = Activity()
+        self._stream = self._open_stream() if config.train_async else None
         self._never_varied = NeverVaried()
         self._eval_sets = read_eval_sets(settings, encoder)
         self._last: Filled | None = None
         self._engine_cpu_s = 0.0
         self._cache_hits = 0
 
-    async def generate(self, step: int) -> tuple[TrainBatch, dict[str, float]]:
-        """The batch of one step and its metrics; raises RolloutError when it cannot be filled."""
-        config = self._settings.rollout
-        wanted = self._settings.batch_size
-        gate = Gate(self._engine, self._settings.concurrency)
-        filled = await fill(
-            self.source,
-            self.buffer,
-            self._produce_partial(gate, step),
-            self._plugins.dynamic_filter,
-            FillSettings(
-                wanted=wanted,
-                in_flight=config.over_sampling_batch_size or wanted,
-                max_finished=wanted * config.max_sampling_rounds,
-                in_order=self._settings.deterministic,
-                max_unscored_fraction=config.max_unscored_fraction,
-                stop_on_unscored=config.on_unscored == "stop",
-                falls_back=config.on_insufficient == "fallback",
-            ),
-            gate.shut if config.partial_rollout else None,
-        )
-        if not config.partial_rollout and not all(is_finished(group) for group in self.buffer.groups):
-            await self._engine.abort_all()  # what was cut off would otherwise be generated for nobody
+    async def generate(self, step: int, version: int) -> tuple[TrainBatch, dict[str, float]]:
+        """The batch of one step and its metrics, while the engine serves the weights `version`.
+
+        Raises RolloutError when it cannot be filled.
+        """
+        filled = await (self._fill(version) if self._stream is None else self._stream.batch(step, version))
         self._last = filled
         self._tell_unscored(filled.kept + filled.dropped, step=step)
         self._tell_insufficient(filled, step)
         metrics = {
             **rollout_metrics(filled, version=step),
             **buffer_metrics(self.buffer.groups),
+            **(self._stream.metrics() if self._stream else {}),
+            "perf/rollout_idle_share": self._activity.idle_share(),
             **self._cache_metrics(),
             **await self._engine_metrics(),
         }
@@ -125,6 +114,36 @@ class RolloutManager:
                 filled.kept + filled.dropped, "rollout/", self._settings.eval.eval_pass_threshold
             )
         return make_batch(step, filled.kept), metrics
+
+    async def _fill(self, version: int) -> Filled:
+        """A batch for which everything is generated now."""
+        config = self._settings.rollout
+        gate = Gate(self._engine, self._settings.concurrency)
+        filled = await fill(
+            self.source,
+            self.buffer,
+            self._produce_partial(gate, version),
+            self._plugins.dynamic_filter,
+            self._settings.fill(),
+            gate.shut if config.partial_rollout else None,
+        )
+        if not config.partial_rollout and not all(is_finished(group) for group in self.buffer.groups):
+            await self._engine.abort_all()  # what was cut off would otherwise be generated for nobody
+        return filled
+
+    def _open_stream(self) -> Stream:
+        """Batches that are generated while the trainer trains."""
+        config = self._settings.rollout
+        assert config.max_staleness is not None and config.num_rollout is not None, "derived with the configuration"
+        return Stream(
+            self.source,
+            self.buffer,
+            self._produce(self._settings.sampling(), Gate(self._engine, self._settings.concurrency)),
+            self._plugins.dynamic_filter,
+            self._settings.fill(),
+            max_staleness=config.max_staleness,
+            num_steps=config.num_rollout,
+        )
 
     def _tell_insufficient(self, filled: Filled, step: int) -> None:
         """An event where groups were taken because there were too few, with the prompts that never vary."""
@@ -168,14 +187,16 @@ class RolloutManager:
         await self._engine_metrics()  # the next step's figure begins here
         return metrics
 
-    def _produce(self, sampling: SamplingParams) -> Produce:
-        return partial(
-            produce,
-            generate=self._plugins.generate,
-            engine=self._engine,
-            score=self._scorer.score,
-            sampling=sampling,
-            retries=self._settings.rollout.generate_retries,
+    def _produce(self, sampling: SamplingParams, engine: EngineClient | None = None) -> Produce:
+        return self._activity.watched(
+            partial(
+                produce,
+                generate=self._plugins.generate,
+                engine=engine or self._engine,
+                score=self._scorer.score,
+                sampling=sampling,
+                retries=self._settings.rollout.generate_retries,
+            )
         )
 
     def _produce_partial(self, gate: Gate, version: int) -> Produce:
@@ -188,13 +209,15 @@ class RolloutManager:
             mask_offpolicy=config.mask_offpolicy_in_partial_rollout,
             decode=self._decode,
         )
-        return partial(
-            produce,
-            generate=rollout.generate,
-            engine=gate,
-            score=rollout.score,
-            sampling=self._settings.sampling(),
-            retries=config.generate_retries,
+        return self._activity.watched(
+            partial(
+                produce,
+                generate=rollout.generate,
+                engine=gate,
+                score=rollout.score,
+                sampling=self._settings.sampling(),
+                retries=config.generate_retries,
+            )
         )
 
     def record(self, step: int, metrics: Mapping[str, float], report: TrainReport, batch: TrainBatch) -> None:
@@ -212,10 +235,10 @@ class RolloutManager:
             tracker.log(step, metrics)
 
     def save(self, folder: Path) -> None:
-        """Write data position and buffer into a checkpoint."""
+        """Write data position, buffer and what is under way into a checkpoint."""
         state = {
             "source": self.source.state(),
-            "buffer": self.buffer.state(),
+            "buffer": (self._stream.state() if self._stream else []) + self.buffer.state(),
             "never_varied": self._never_varied.state(),
         }
         write_atomically(folder / STATE, json.dumps(state, default=str))
@@ -229,7 +252,9 @@ class RolloutManager:
             self._never_varied.restore(state["never_varied"])
 
     async def close(self) -> None:
-        """End the reward's workers, the client and the trackers."""
+        """Stop generating; end the reward's workers, the client and the trackers."""
+        if self._stream is not None:
+            await self._stream.close()
         await self._resources.aclose()
 
 

@@ -27,12 +27,12 @@ def rollout_metrics(filled: Filled, version: int) -> dict[str, float]:
         "rollout/failed_samples": sum(s.status is Status.FAILED for s in samples),
         "rollout/unscored_ratio": np.mean([s.value is None for s in samples]),
         "rollout/zero_std_groups": sum(_is_flat(group) for group in filled.kept),
-        "rollout/staleness_max": version - min((s.weight_versions[0] for s in samples if s.tokens), default=version),
         "rollout/continued_samples": sum(_is_continued(s) for s in samples),
         "rollout/fallback_groups": sum(is_fallback(group) for group in filled.kept),
         "rollout/generate_seconds_max": max(s.generate_seconds for s in samples),
         "rollout/num_tokens": lengths.sum(),
     }
+    metrics |= _staleness(samples, version)
     metrics |= _rewards(filled)
     metrics |= _components(filled.kept)
     metrics |= unscored_metrics(filled.kept + filled.dropped, "rollout/")
@@ -47,6 +47,20 @@ def buffer_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "rollout/buffer_groups": float(len(groups)),
         "rollout/buffer_finished_groups": float(sum(map(is_finished, groups))),
         "rollout/buffer_tokens": float(sum(len(sample.tokens) for group in groups for sample in group)),
+    }
+
+
+def _staleness(samples: Sequence[Sample], version: int) -> dict[str, float]:
+    """How many versions behind the weights are that trained tokens are of: mean, largest, and each number's share."""
+    trained = [np.array(s.weight_versions)[np.array(s.loss_mask, bool)] for s in samples if s.tokens]
+    behind = version - np.concatenate(trained) if trained else np.array([], int)
+    if not len(behind):
+        return {"rollout/staleness_mean": 0.0, "rollout/staleness_max": 0.0}
+    shares = np.bincount(behind.clip(0)) / len(behind)
+    return {
+        "rollout/staleness_mean": behind.mean(),
+        "rollout/staleness_max": behind.max(),
+        **{f"rollout/staleness_{number}_share": share for number, share in enumerate(shares) if len(shares) > 1},
     }
 
 

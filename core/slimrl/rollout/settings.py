@@ -10,6 +10,7 @@ from slimrl.config import EvalConfig, RolloutConfig
 from slimrl.config.eval_sets import EvalDataset
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.prompt_files import PromptFileSpec
+from slimrl.rollout.loop import FillSettings
 from slimrl.scoring.settings import ScoringSettings
 from slimrl.types import SamplingParams
 
@@ -62,6 +63,19 @@ class RolloutSettings:
 
     def _model_context_len(self) -> int | None:
         return open_hf_folder(self.hf_checkpoint, "--hf-checkpoint").max_positions
+
+    def fill(self) -> FillSettings:
+        """How a batch is filled."""
+        config = self.rollout
+        return FillSettings(
+            wanted=self.batch_size,
+            in_flight=config.over_sampling_batch_size or self.batch_size,
+            max_finished=self.batch_size * config.max_sampling_rounds,
+            in_order=self.deterministic,
+            max_unscored_fraction=config.max_unscored_fraction,
+            stop_on_unscored=config.on_unscored == "stop",
+            falls_back=config.on_insufficient == "fallback",
+        )
 
     def scoring(self) -> ScoringSettings:
         """How samples are scored."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from slimrl.config.flags import parse
+from slimrl.config.flags import SHORT, parse
 from slimrl.config.reference import renew
 from slimrl.config.settings import settings
 
@@ -23,7 +23,11 @@ def test_every_flag_is_on_the_page() -> None:
 
 
 def test_every_flag_that_the_page_speaks_of_exists() -> None:
-    known = {setting.flag for setting in settings().values()} | {"--config", "--dry-run", "--json", "--flag", "--end"}
+    known = (
+        {setting.flag for setting in settings().values()}
+        | {f"--{name}" for name in SHORT}
+        | {"--config", "--dry-run", "--json", "--flag", "--end"}
+    )
     spoken = set(re.findall(r"--[a-z][a-z0-9-]+", PAGE.read_text(encoding="utf-8")))
     negatives = {f"--no{setting.flag[1:]}" for setting in settings().values() if setting.base is bool}
     assert spoken - known - negatives == {"--no-flag"}
