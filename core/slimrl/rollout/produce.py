@@ -72,7 +72,7 @@ async def _try(
     """Generate once: the samples that it gave, and whether another try may go better."""
     try:
         returned = await generate(sample, sampling, engine)
-        found = [sample] if returned is sample else _siblings(sample, returned)
+        found = generated(sample, returned)
     except Exception as error:  # a plugin's edge: whatever it raised is this sample's failure, and says why
         sample.status = Status.FAILED
         sample.reason = str(error) if isinstance(error, SlimrlError) else f"{type(error).__name__}: {error}"
@@ -81,8 +81,13 @@ async def _try(
     return found, any(one.status is Status.FAILED for one in found)
 
 
-def _siblings(sample: Sample, returned: object) -> list[Sample]:
-    """A fan-out's samples, made one rollout of `sample`'s group; raises TypeError or ValueError for anything else."""
+def generated(sample: Sample, returned: object) -> list[Sample]:
+    """What a generator gave for a sample: itself, or a fan-out made one rollout of the sample's group.
+
+    Raises TypeError or ValueError for anything else.
+    """
+    if returned is sample:
+        return [sample]
     if not isinstance(returned, list | tuple) or not all(isinstance(one, Sample) for one in returned):
         raise TypeError(
             f"the generator returned {type(returned).__name__}, neither the sample it was given nor samples"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +42,12 @@ def test_our_own_pass_every_check(kind: Any, name: str) -> None:
     findings = list(suite(kind, name))
     assert [f for f in findings if f.outcome != "ok"] == []
     assert len(findings) == len(CHECKS[kind]) + 2
+
+
+def test_a_fan_out_passes_every_check() -> None:
+    findings = [check.find(cuts_in_two) for check in generator_checks.CHECKS]
+    assert [f for f in findings if f.outcome != "ok"] == []
+    assert "2 siblings" in [f.detail for f in findings]
 
 
 def keeps_all(group: Any) -> Verdict:
@@ -154,6 +161,41 @@ async def keeps_state(sample: Any, sampling: Any, engine: Any) -> Any:
     return await single_turn(sample, sampling, engine)
 
 
+async def cuts_in_two(sample: Any, sampling: Any, engine: Any) -> Any:
+    """A proper fan-out: the second half of the answer is a sibling, behind the first half as its prompt."""
+    sample = await single_turn(sample, sampling, engine)
+    middle = len(sample.tokens) // 2
+    if sample.status is Status.ABORTED or not middle:
+        return sample
+    rest = copy.deepcopy(sample)
+    rest.prompt_tokens = sample.prompt_tokens + sample.tokens[:middle]
+    for name in ("tokens", "log_probs", "weight_versions", "loss_mask"):
+        setattr(rest, name, getattr(sample, name)[middle:])
+        setattr(sample, name, getattr(sample, name)[:middle])
+    return [sample, rest]
+
+
+async def shares_metadata(sample: Any, sampling: Any, engine: Any) -> Any:
+    found = await cuts_in_two(sample, sampling, engine)
+    found[1].metadata = found[0].metadata
+    return found
+
+
+async def leaves_a_sibling_pending(sample: Any, sampling: Any, engine: Any) -> Any:
+    found = await cuts_in_two(sample, sampling, engine)
+    found[1].status = Status.PENDING
+    return found
+
+
+async def writes_twice(sample: Any, sampling: Any, engine: Any) -> Any:
+    again = copy.deepcopy(sample)
+    return [await single_turn(one, sampling, engine) for one in (sample, again)]
+
+
+async def leads_with_another_prompt(sample: Any, sampling: Any, engine: Any) -> Any:
+    return (await cuts_in_two(sample, sampling, engine))[::-1]
+
+
 def by_position(rewards: Any, group_ids: Any) -> Any:
     return rewards - np.repeat(rewards.reshape(2, -1).mean(1), len(rewards) // 2)
 
@@ -221,6 +263,10 @@ BAD: list[tuple[str, Callable[..., Any], str, str, str]] = [
     ("generator", returns_nothing, "together", "failure", "NoneType"),
     ("generator", relabels, "prompt", "failure", "sample.label"),
     ("generator", keeps_state, "overlapping", "failure", "keep no state"),
+    ("generator", shares_metadata, "siblings", "failure", "share one object as their metadata"),
+    ("generator", leaves_a_sibling_pending, "siblings", "failure", "status pending"),
+    ("generator", writes_twice, "budget", "warning", "48 tokens in 2 siblings"),
+    ("generator", leads_with_another_prompt, "together", "failure", "not of the prompt"),
     ("advantage", one_number, "one_each", "failure", "shape ()"),
     ("advantage", by_position, "order", "failure", "not by position"),
     ("advantage", divides, "groups_of_one", "failure", "nan"),
