@@ -10,6 +10,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 ATTRIBUTE: Final = "__slimrl_traits__"
 CONTINUES: Final = "__slimrl_continues__"
+EVALUATION: Final = "__slimrl_in_evaluation__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,18 @@ def continues_samples(generate: F) -> F:
 def does_continue(generate: object) -> bool:
     """Whether a generator says that it goes on from the tokens of a sample that was cut off."""
     return getattr(generate, CONTINUES, False) is True
+
+
+def for_evaluation(generate: F, in_evaluation: F) -> F:
+    """A generator, with another one in its place where it generates for an evaluation."""
+    setattr(generate, EVALUATION, in_evaluation)
+    return generate
+
+
+def in_evaluation(generate: F) -> F:
+    """The generator as an evaluation calls it."""
+    found: F = getattr(generate, EVALUATION, generate)
+    return found
 
 
 def traits_of(reward: object) -> RewardTraits:

@@ -42,6 +42,10 @@ class EvalConfig:
     """Which of a reward's named components is looked at. Default: --reward-key."""
     eval_pass_threshold: float = 1.0
     """A response passes, in pass@k, with a reward of this or more."""
+    eval_function_path: str | None = None
+    """Function that evaluates in place of slimrl: pkg.mod:attr or file.py:attr."""
+    custom_eval_rollout_log_function_path: str | None = None
+    """Function that sees an evaluation and its metrics; where it returns True, slimrl does not log them."""
     log_passrate: bool = False
     """Report pass@k of the training groups too, as rollout/pass@k."""
     skip_eval_before_train: bool = False

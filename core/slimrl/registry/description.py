@@ -11,7 +11,7 @@ from typing import Any
 from slimrl.errors import PluginError
 from slimrl.registry.adapt import is_async_callable
 from slimrl.registry.edge import importing
-from slimrl.registry.kinds import KINDS
+from slimrl.registry.kinds import SPECS
 from slimrl.registry.options import Options
 from slimrl.registry.resolve import Resolved
 from slimrl.traits import traits_of
@@ -70,7 +70,7 @@ def describe(resolved: Resolved, option_types: Iterable[type], configuration: It
 
 def _usage(resolved: Resolved) -> tuple[str, ...]:
     if resolved.kind != "reward":
-        flag = KINDS[resolved.kind].flag
+        flag = SPECS[resolved.kind].flag
         return (f"{flag} {resolved.name if resolved.distribution else resolved.reference}",) if flag else ()
     if resolved.distribution is None:
         return (f"--custom-rm-path {resolved.reference}", f"--reward {resolved.reference}=1.0")

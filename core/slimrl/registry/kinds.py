@@ -7,6 +7,27 @@ from types import MappingProxyType
 from typing import Final, Literal, get_args
 
 Kind = Literal["reward", "dynamic_filter", "buffer_filter", "generator", "advantage", "tracker"]
+"""What an installed package may offer by a name."""
+
+RunHook = Literal[
+    "rollout_function",
+    "eval_function",
+    "sample_hook",
+    "sample_filter",
+    "all_samples_process",
+    "reward_post_process",
+    "train_data_converter",
+    "data_postprocess",
+    "data_source",
+    "rollout_log",
+    "eval_log",
+]
+"""Functions of a run, named by path."""
+
+AnyKind = Kind | RunHook
+
+Waits = Literal["never", "may", "must"]
+"""Whether a function of a kind is `async def`."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +37,7 @@ class KindSpec:
     noun: str
     """How messages call it."""
     hook: str
-    """The hook that offers it by name."""
+    """The hook that offers it by name; empty where it is named by path alone."""
     flag: str
     """The flag that names it; empty where none does."""
     signature: str
@@ -25,12 +46,33 @@ class KindSpec:
     """How many arguments such a function is called with."""
     slime_signature: str = ""
     """slime's parameters, where a function of that shape is accepted as it is."""
+    waits: Waits = "never"
+    slime_waits: Waits = "never"
+    """The same of a function of slime's shape."""
+
+    @property
+    def setting(self) -> str:
+        """The field of the configuration that the flag sets."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    @property
+    def slime_names(self) -> tuple[str, ...]:
+        """slime's positional parameters."""
+        names = self.slime_signature.strip("()").split(", ")
+        return tuple(name for name in names if "=" not in name and not name.startswith("*"))
 
 
 KINDS: Final = MappingProxyType(
     {
         "reward": KindSpec(
-            "reward", "slimrl_offer_rewards", "--rm-type or --custom-rm-path", "(sample)", 1, "(args, sample, **kwargs)"
+            "reward",
+            "slimrl_offer_rewards",
+            "--rm-type or --custom-rm-path",
+            "(sample)",
+            1,
+            "(args, sample, **kwargs)",
+            waits="may",
+            slime_waits="may",
         ),
         "dynamic_filter": KindSpec(
             "dynamic filter",
@@ -49,6 +91,9 @@ KINDS: Final = MappingProxyType(
             "--custom-generate-function-path",
             "(sample, sampling, engine)",
             3,
+            "(args, sample, sampling_params, evaluation=False)",
+            waits="must",
+            slime_waits="must",
         ),
         "advantage": KindSpec(
             "advantage estimator", "slimrl_offer_advantages", "--advantage-estimator", "(rewards, group_ids)", 2
@@ -57,4 +102,92 @@ KINDS: Final = MappingProxyType(
     }
 )
 
+RUN_HOOKS: Final = MappingProxyType(
+    {
+        "rollout_function": KindSpec(
+            "rollout function",
+            "",
+            "--rollout-function-path",
+            "(step, rollout)",
+            2,
+            "(args, rollout_id, data_source, evaluation=False)",
+            waits="must",
+        ),
+        "eval_function": KindSpec(
+            "evaluation function",
+            "",
+            "--eval-function-path",
+            "(step, evaluation)",
+            2,
+            "(args, rollout_id, data_source, evaluation=True)",
+            waits="must",
+        ),
+        "sample_hook": KindSpec(
+            "sample hook",
+            "",
+            "--rollout-sample-hook-path",
+            "(sample)",
+            1,
+            "(args, sample, rollout_id=None, evaluation=False)",
+            waits="may",
+            slime_waits="may",
+        ),
+        "sample_filter": KindSpec("sample filter", "", "--rollout-sample-filter-path", "(groups)", 1, "(args, groups)"),
+        "all_samples_process": KindSpec(
+            "all-samples process",
+            "",
+            "--rollout-all-samples-process-path",
+            "(groups, source)",
+            2,
+            "(args, all_groups, data_source)",
+        ),
+        "reward_post_process": KindSpec(
+            "reward post-process", "", "--custom-reward-post-process-path", "(samples)", 1, "(args, samples)"
+        ),
+        "train_data_converter": KindSpec(
+            "train data converter",
+            "",
+            "--custom-convert-samples-to-train-data-path",
+            "(batch, groups)",
+            2,
+            "(args, samples)",
+        ),
+        "data_postprocess": KindSpec(
+            "data postprocess",
+            "",
+            "--rollout-data-postprocess-path",
+            "(batch, advantages)",
+            2,
+            "(args, rollout_id, rollout_data)",
+        ),
+        "data_source": KindSpec(
+            "data source",
+            "",
+            "--data-source-path",
+            "(options), which returns an object with take, state and restore",
+            1,
+            "class(args) with get_samples, save and load",
+        ),
+        "rollout_log": KindSpec(
+            "rollout log function",
+            "",
+            "--custom-rollout-log-function-path",
+            "(step, groups, metrics)",
+            3,
+            "(rollout_id, args, samples, rollout_extra_metrics, rollout_time)",
+        ),
+        "eval_log": KindSpec(
+            "evaluation log function",
+            "",
+            "--custom-eval-rollout-log-function-path",
+            "(step, results, metrics)",
+            3,
+            "(rollout_id, args, data, extra_metrics)",
+        ),
+    }
+)
+
 KIND_NAMES: Final[tuple[Kind, ...]] = get_args(Kind)
+RUN_HOOK_NAMES: Final[tuple[RunHook, ...]] = get_args(RunHook)
+SPECS: Final = MappingProxyType({**KINDS, **RUN_HOOKS})
+"""Every kind, offered by name or not."""

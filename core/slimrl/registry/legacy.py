@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from slimrl.errors import PluginError
 from slimrl.protocols import DynamicFilter, PluginOptions, Reward, RewardValue
+from slimrl.registry.slime_arguments import SlimeArguments
+from slimrl.registry.slime_sample import SlimeSample
 from slimrl.types import Group, Sample, Verdict
 
 WELL_KNOWN: Final = MappingProxyType(
@@ -26,69 +26,6 @@ def well_known_name(reference: str) -> str | None:
     if not reference.startswith("slime."):
         return None
     return WELL_KNOWN.get(reference.replace(":", ".").rpartition(".")[2])
-
-
-class SlimeArguments:
-    """slime's flat `args`: every configuration field by its name, read-only."""
-
-    def __init__(self, options: PluginOptions) -> None:
-        instances = options.values() if isinstance(options, Mapping) else ()
-        self.__dict__["_values"] = {
-            field.name: getattr(instance, field.name)
-            for instance in instances
-            if is_dataclass(instance)
-            for field in fields(instance)
-        }
-
-    def __getattr__(self, name: str) -> Any:  # Any: as many types as there are flags
-        try:
-            return self.__dict__["_values"][name]
-        except KeyError:
-            raise AttributeError(f"args.{name}: slimrl has no configuration field of this name") from None
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"args.{name} cannot be set: the configuration is frozen")
-
-
-class SlimeSample:
-    """A sample under slime's attribute names; everything else is the sample's own."""
-
-    __slots__ = ("_sample",)
-
-    def __init__(self, sample: Sample) -> None:
-        self._sample = sample
-
-    @property
-    def tokens(self) -> list[int]:
-        """Prompt and response."""
-        return self._sample.prompt_tokens + self._sample.tokens
-
-    @property
-    def response_length(self) -> int:
-        """Response tokens."""
-        return len(self._sample.tokens)
-
-    @property
-    def reward(self) -> Any:  # Any: what the user's reward returned
-        """What the reward returned; None before scoring."""
-        return None if self._sample.score is None else self._sample.score.reward
-
-    @property
-    def index(self) -> int:
-        """Position in the stream of samples."""
-        return self._sample.sample_id
-
-    @property
-    def group_index(self) -> int:
-        """The group's id."""
-        return self._sample.group_id
-
-    def get_reward_value(self, args: object) -> float | None:
-        """The number that is trained on, after `--reward-key`; None for a sample without a score."""
-        return self._sample.value
-
-    def __getattr__(self, name: str) -> Any:  # Any: any attribute of the sample
-        return getattr(self._sample, name)
 
 
 def bind_reward(function: Callable[..., Any], options: PluginOptions, is_async: bool) -> Reward:
@@ -119,10 +56,8 @@ def bind_group_reward(function: Callable[..., Any], options: PluginOptions, is_a
     return reward_async if is_async else reward
 
 
-def bind_dynamic_filter(function: Callable[..., Any], options: PluginOptions, is_async: bool) -> DynamicFilter:
+def bind_dynamic_filter(function: Callable[..., Any], options: PluginOptions) -> DynamicFilter:
     """slime's `(args, samples, **kwargs)`, which returns a bool or an object with `keep`, `reason` and so on."""
-    if is_async:
-        raise PluginError(f"dynamic filter {function!r} is `async def`; a filter is a plain function")
     arguments = SlimeArguments(options)
 
     def keep(group: Group) -> Verdict:

@@ -8,17 +8,19 @@ from collections.abc import Collection
 
 from slimrl.registry.boxed import PREFIX, without_prefix
 from slimrl.registry.catalogue import Catalogue, Offer, Origin
-from slimrl.registry.kinds import KINDS, Kind
+from slimrl.registry.kinds import SPECS, AnyKind
 from slimrl.registry.selection import canonical
 
 COMMON_WORDS = frozenset({"rl", "slimrl", "reward", "rewards", "filter", "generator", "advantage", "plugin", "plugins"})
 
 
-def miss(kind: Kind, name: str, catalogue: Catalogue) -> str:
+def miss(kind: AnyKind, name: str, catalogue: Catalogue) -> str:
     """Why there is no plugin of this name; a broken or disabled one that may have been meant comes first."""
-    spec = KINDS[kind]
+    spec = SPECS[kind]
     if name.endswith(".py"):
         return f"{spec.noun} {name!r} is a file; say which function in it: {name}:FUNCTION"
+    if not spec.hook:
+        return f"{spec.noun} {name!r} ({spec.flag}) is no reference; write pkg.mod:attr or path/to/file.py:attr"
     offers = [offer for offer in catalogue.offers if offer.kind == kind]
     head = f"there is no {spec.noun} {name!r}" + (f" ({spec.flag})" if spec.flag else "")
     meant = [f"plugin {p.origin} failed to load: {p.reason}" for p in catalogue.broken if _may_be(name, p.origin)]
@@ -30,10 +32,10 @@ def miss(kind: Kind, name: str, catalogue: Catalogue) -> str:
     return "\n".join([head + _meant(meant, name, offers), *_rest(catalogue, offers)])
 
 
-def conflict(kind: Kind, name: str, found: Collection[Offer], prefix: str = "") -> str:
+def conflict(kind: AnyKind, name: str, found: Collection[Offer], prefix: str = "") -> str:
     """Who offers the name, and how to say which is wanted; `prefix` stands before the offered name."""
     origins = " and ".join(str(offer.origin) for offer in found)
-    said = f"{KINDS[kind].noun} {name!r} is offered by {origins}"
+    said = f"{SPECS[kind].noun} {name!r} is offered by {origins}"
     qualified = list(dict.fromkeys(f"{offer.origin.distribution}/{prefix}{offer.name}" for offer in found))
     if len(qualified) == len(found):
         return f"{said}; write {' or '.join(qualified)}"

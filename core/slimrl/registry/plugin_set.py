@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
 
-from slimrl.config import GrpoConfig, RolloutConfig
+from slimrl.config import EvalConfig, GrpoConfig, RolloutConfig
 from slimrl.errors import PluginError
 from slimrl.protocols import Advantage, BufferFilter, DynamicFilter, Generate
 from slimrl.registry.fingerprint import fingerprint
-from slimrl.registry.kinds import Kind
+from slimrl.registry.kinds import RUN_HOOKS, Kind, RunHook
 from slimrl.registry.options import Options
 from slimrl.registry.resolve import Registry, Resolved, load
 from slimrl.registry.rewards import RewardReferences, RewardTable, SetReference, resolve_rewards
+from slimrl.registry.run_hook import RunHookFunction
 from slimrl.registry.selection import PluginSelection
 from slimrl.registry.target import absolute
 
@@ -32,6 +33,8 @@ class PluginReferences:
     buffer_filter: str = "pop_first"
     advantage: str = "grpo"
     dynamic_filter: str | None = None
+    run_hooks: tuple[tuple[RunHook, str], ...] = ()
+    """Functions of the run by kind; a kind may have several, in this order."""
     set_generators: tuple[tuple[str, str], ...] = ()
     """Name and generator of each evaluation set with one of its own."""
     search_path: tuple[str, ...] = ()
@@ -44,6 +47,7 @@ class PluginReferences:
         cls,
         rollout: RolloutConfig,
         grpo: GrpoConfig,
+        evaluation: EvalConfig | None = None,
         *,
         rm_types: Sequence[str] = (),
         sets: Sequence[SetReference] = (),
@@ -58,6 +62,7 @@ class PluginReferences:
             buffer_filter=absolute(rollout.buffer_filter_path),
             advantage=absolute(grpo.advantage_estimator),
             dynamic_filter=None if dynamic_filter is None else absolute(dynamic_filter),
+            run_hooks=tuple(_run_hooks(rollout, evaluation or EvalConfig())),
             set_generators=tuple((name, absolute(found)) for name, found in (set_generators or {}).items()),
             search_path=(str(Path.cwd()),),
         )
@@ -82,9 +87,11 @@ class PluginSet:
     rewards: RewardTable
     """Scoring calls them through `slimrl.scoring.Scorer`, which makes its own."""
     resolved: Mapping[Kind, Resolved]
-    """Everything else."""
+    """Everything else that may be offered by name."""
     set_generators: Mapping[str, Resolved] = field(default_factory=dict)
     """By evaluation set: the generator of one that has its own."""
+    run_hooks: Sequence[tuple[RunHook, Resolved]] = ()
+    """The run's functions, several of a kind in order."""
 
     @cached_property
     def generate(self) -> Generate:
@@ -120,6 +127,14 @@ class PluginSet:
         """The advantage estimator."""
         return cast(Advantage, self.resolved["advantage"].make(self.options))
 
+    def hooks(self, kind: RunHook) -> list[RunHookFunction]:
+        """The run's functions of a kind."""
+        return [RunHookFunction(found, self.options) for name, found in self.run_hooks if name == kind]
+
+    def hook(self, kind: RunHook) -> RunHookFunction | None:
+        """The run's one function of a kind, if there is one."""
+        return next(iter(self.hooks(kind)), None)
+
     def make_all(self) -> list[str]:
         """Make every plugin; returns what went wrong."""
         problems: list[str] = []
@@ -145,7 +160,8 @@ class PluginSet:
         rewards = {c.resolved.reference: c.resolved for c in self.rewards.components()}
         generators = {found.reference: found for found in self.set_generators.values()}
         generators.pop(self.resolved["generator"].reference, None)
-        return [found.lock_row() for found in (*rewards.values(), *self.resolved.values(), *generators.values())]
+        hooks = [found for _, found in self.run_hooks]
+        return [r.lock_row() for r in (*rewards.values(), *self.resolved.values(), *generators.values(), *hooks)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -187,7 +203,13 @@ def resolve_all(
             set_generators[name] = registry.resolve("generator", reference)
         except PluginError as error:
             problems += [f"evaluation set {name!r}: {problem}" for problem in error.problems]
-    plugins = PluginSet(references, options, rewards, resolved, set_generators)
+    run_hooks: list[tuple[RunHook, Resolved]] = []
+    for hook, reference in references.run_hooks:
+        try:
+            run_hooks.append((hook, registry.resolve(hook, reference)))
+        except PluginError as error:
+            problems += error.problems
+    plugins = PluginSet(references, options, rewards, resolved, set_generators, run_hooks)
     if expected_fingerprint is None:
         problems += plugins.make_all()
     if problems:
@@ -198,6 +220,14 @@ def resolve_all(
             f"{expected_fingerprint[:12]}); install the same packages and files everywhere. Here: {_told(plugins)}"
         )
     return plugins
+
+
+def _run_hooks(rollout: RolloutConfig, evaluation: EvalConfig) -> Iterator[tuple[RunHook, str]]:
+    """The functions that flags name."""
+    for kind, spec in RUN_HOOKS.items():
+        named = getattr(evaluation if hasattr(evaluation, spec.setting) else rollout, spec.setting)
+        references = (named,) if isinstance(named, str) else named or ()
+        yield from ((cast(RunHook, kind), absolute(reference)) for reference in references)
 
 
 def _told(plugins: PluginSet) -> str:

@@ -21,7 +21,7 @@ from slimrl.registry.catalogue import Catalogue, Offer
 from slimrl.registry.discover import discover, problems_of, warn_about
 from slimrl.registry.edge import last_line
 from slimrl.registry.fingerprint import source_hash
-from slimrl.registry.kinds import KINDS, Kind
+from slimrl.registry.kinds import SPECS, AnyKind
 from slimrl.registry.legacy import well_known_name
 from slimrl.registry.miss import conflict, miss
 from slimrl.registry.selection import PluginSelection, canonical
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 class Resolved:
     """A reference and what it turned out to mean; `make` gives the object that the hot path holds."""
 
-    kind: Kind
+    kind: AnyKind
     reference: str
     """As given, with an absolute path: it means the same in another process on this machine."""
     name: str
@@ -61,7 +61,7 @@ class Resolved:
         try:
             return self.factory(options)
         except Exception as error:
-            noun = KINDS[self.kind].noun
+            noun = SPECS[self.kind].noun
             reason = str(error) if isinstance(error, SlimrlError) else last_line(error)
             raise PluginError(f"{noun} {self.reference!r} cannot be made: {reason}") from error
 
@@ -84,7 +84,7 @@ class Registry:
 
     catalogue: Catalogue
 
-    def resolve(self, kind: Kind, reference: str, *, group: bool = False) -> Resolved:
+    def resolve(self, kind: AnyKind, reference: str, *, group: bool = False) -> Resolved:
         """Resolve `name`, `distribution/name`, `pkg.mod:attr`, `pkg.mod.attr` or `path/to/file.py:attr`.
 
         `group`: a reward named by path is called with whole groups. slime's own well-known paths lead to ours.
@@ -92,7 +92,7 @@ class Registry:
         """
         reference = reference.strip()
         if not reference:
-            raise PluginError(f"a {KINDS[kind].noun} is named by an empty reference; write a name or pkg.mod:attr")
+            raise PluginError(f"a {SPECS[kind].noun} is named by an empty reference; write a name or pkg.mod:attr")
         name = well_known_name(reference)
         if name is not None:
             logger.info("%s is slime's path; using %r of slimrl", reference, name)
@@ -104,7 +104,7 @@ class Registry:
             return self._offered(kind, reference)
         return self._by_path(kind, reference, group)
 
-    def find(self, kind: Kind, name: str) -> list[Offer]:
+    def find(self, kind: AnyKind, name: str) -> list[Offer]:
         """What is offered under exactly this name or `distribution/name`."""
         owner, slash, last = name.rpartition("/")
         return [
@@ -115,11 +115,11 @@ class Registry:
             and (not slash or canonical(offer.origin.distribution) == canonical(owner))
         ]
 
-    def _find_boxed(self, kind: Kind, name: str) -> list[Offer]:
+    def _find_boxed(self, kind: AnyKind, name: str) -> list[Offer]:
         inner = without_prefix(name) if kind == "reward" else None
         return self.find(kind, inner) if inner else []
 
-    def _offered(self, kind: Kind, name: str) -> Resolved:
+    def _offered(self, kind: AnyKind, name: str) -> Resolved:
         found = self.find(kind, name)
         prefix = "" if found else PREFIX
         if not found:
@@ -146,9 +146,9 @@ class Registry:
             module=module.__name__,
         )
 
-    def _by_path(self, kind: Kind, reference: str, group: bool) -> Resolved:
+    def _by_path(self, kind: AnyKind, reference: str, group: bool) -> Resolved:
         reference = absolute(reference)
-        module, target = load_target(reference, KINDS[kind].noun)
+        module, target = load_target(reference, SPECS[kind].noun)
         adapted = adapt(kind, target, reference, group=group)
         return Resolved(
             kind=kind,
