@@ -76,7 +76,7 @@ async def measure_stock(url: str, in_flight: int, max_new_tokens: int) -> float 
 
         async def generate() -> Completion:
             response = await client.post(f"{url}/generate", json=body)
-            return parse_completion(response.json(), 0.0)
+            return parse_completion(response.content, 0.0)
 
         try:
             return await cpu_seconds_each(generate, in_flight)

@@ -199,6 +199,40 @@ def test_more_than_a_hundred_requests_are_in_flight_at_once(serve: Serve) -> Non
     assert most == 150
 
 
+def test_long_answers_that_come_together_are_read_one_in_a_turn_of_the_loop(serve: Serve) -> None:
+    triples = [[-0.5, token, None] for token in range(8000)]
+    body = answer(output_token_logprobs=triples).body.replace(b"[7,8]", str(list(range(8000))).encode())
+    everybody = asyncio.Event()
+    arrived = 0
+
+    async def handler(request: Request) -> Response:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 10:
+            everybody.set()
+        await asyncio.wait_for(everybody.wait(), 20)
+        return Response(body)
+
+    async def run(url: str) -> list[int]:
+        turn = 0
+        turns: list[int] = []
+
+        async def generate_one(client: HttpEngineClient) -> None:
+            assert len((await client.generate([1], GREEDY)).tokens) == 8000
+            turns.append(turn)
+
+        async with HttpEngineClient(url) as client:
+            running = asyncio.gather(*(generate_one(client) for _ in range(10)))
+            while not running.done():
+                turn += 1
+                await asyncio.sleep(0)
+            await running
+        return turns
+
+    turns = asyncio.run(run(serve(handler)))
+    assert len(set(turns)) == 10
+
+
 @pytest.mark.parametrize("input_ids", [(1, 50), (-1,)])
 def test_token_ids_outside_the_vocabulary_never_reach_the_server(input_ids: tuple[int, ...]) -> None:
     with pytest.raises(EngineError, match=r"token id (50|-1) is not in the vocabulary of 50 tokens"):
@@ -210,7 +244,8 @@ def test_token_ids_outside_the_vocabulary_never_reach_the_server(input_ids: tupl
     [
         ({"output_token_logprobs": [[-0.5, 7, None]]}, "2 tokens but the log-probs of 1"),
         ({"output_token_logprobs": [[None, 7, None], [-1.0, 8, None]]}, "not one of POST /generate"),
-        ({"finish_reason": None}, "unknown reason"),
+        ({"finish_reason": None}, "Expected `object`, got `null` - at `.*finish_reason"),
+        ({"finish_reason": {"type": "tired"}}, "Invalid enum value 'tired'"),
     ],
 )
 def test_an_answer_that_does_not_hold_together_is_an_error(serve: Serve, meta: dict[str, Any], complaint: str) -> None:
