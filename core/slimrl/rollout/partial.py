@@ -35,7 +35,7 @@ class PartialRollout:
         """Finish one sample, or bring it on until the gate is shut; a finished one is left as it is."""
         if sample.status in DONE:
             return sample
-        begun, is_text_the_models = len(sample.tokens), all(sample.loss_mask)
+        begun = len(sample.tokens)
         sample.status, sample.reason = Status.PENDING, ""
         if begun and sampling.sampling_seed is not None:
             # the engine's noise depends on the seed and the token's place in the reply: the same would come again
@@ -48,7 +48,7 @@ class PartialRollout:
             sample.status, sample.reason = Status.ABORTED, f"cut off: {error}"  # a tool or generator that was ended
             return sample
         if begun and found is sample and sample.status in DONE:
-            if is_text_the_models and self.decode is not None:
+            if all(sample.loss_mask) and self.decode is not None:  # the text is all the model's
                 sample.response = self.decode(sample.tokens)
             if self.mask_offpolicy:
                 mask_older(sample, self.version)
