@@ -55,6 +55,19 @@ def test_everything_required_is_asked_for_at_once() -> None:
             {"partial_rollout": True, "over_sampling_batch_size": 16, "cluster": ClusterConfig(deterministic=True)},
             "--partial-rollout has no effect with --deterministic",
         ),
+        ({"max_staleness": 2}, "--max-staleness 2 has no effect without --async"),
+        ({"update_weights_interval": 2}, "--update-weights-interval 2 has no effect without --async"),
+        ({"train_async": True, "update_weights_interval": 2}, "is more than --max-staleness 1 allows"),
+        ({"train_async": True, "buffer_filter_path": "newest_first"}, "newest_first has no effect with --async"),
+        ({"train_async": True, "max_staleness": 0}, "--max-staleness must be at least 1; got 0"),
+        (
+            {"train_async": True, "partial_rollout": True, "over_sampling_batch_size": 16},
+            "--partial-rollout has no effect with --async",
+        ),
+        (
+            {"train_async": True, "cluster": ClusterConfig(deterministic=True)},
+            "--async cannot be repeated to the last digit",
+        ),
         (
             {"mask_offpolicy_in_partial_rollout": True},
             "--mask-offpolicy-in-partial-rollout has no effect without --partial-rollout",

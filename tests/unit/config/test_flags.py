@@ -166,3 +166,9 @@ def test_a_reward_given_as_a_flag_goes_before_every_reward_of_the_file(
     assert parsed.origins["custom_rm_path"] == (
         "flag" if "--custom-rm-path" in words else "default" if words else f"file {file}"
     )
+
+
+def test_async_is_short_for_train_async() -> None:
+    assert parse(["--async"]).config.rollout.train_async
+    assert parse(["--train-async"]).config.rollout.train_async
+    assert parse(["--train-async", "--no-train-async"]).config.rollout.train_async is False

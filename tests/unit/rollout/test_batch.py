@@ -38,5 +38,17 @@ def test_an_unscored_sample_is_no_zero_in_the_mean() -> None:
     metrics = rollout_metrics(Filled(kept=groups()), version=6)
     assert metrics["rollout/reward_mean"] == 2 / 3
     assert metrics["rollout/unscored_ratio"] == 1 / 4
-    assert metrics["rollout/staleness_max"] == 2
+    assert metrics["rollout/staleness_max"] == metrics["rollout/staleness_mean"] == 2
     assert metrics["rollout/zero_std_groups"] == 1
+
+
+def test_the_age_of_tokens_is_told_as_a_histogram_of_those_that_are_trained() -> None:
+    made = Sample(0, 0, 0, "p", [1], status=Status.COMPLETED, score=Score.scored(1.0))
+    made.append([5, 5, 5], [-0.5] * 3, [3, 4, 5])
+    made.append([6], [0.0], [0], trainable=False)
+    made.append([7], [-0.5], [5])
+    metrics = rollout_metrics(Filled(kept=[Group(0, [made], Verdict(True))]), version=5)
+    shares = [metrics[f"rollout/staleness_{age}_share"] for age in range(3)]
+    assert shares == [0.5, 0.25, 0.25]
+    assert metrics["rollout/staleness_mean"] == 0.75
+    assert metrics["rollout/staleness_max"] == 2
