@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,24 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+FAN_OUT = """
+import copy
+
+async def generate(sample, sampling, engine):
+    completion = await engine.generate(sample.prompt_tokens, sampling)
+    middle = len(completion.tokens) // 2
+    rest = copy.deepcopy(sample)
+    rest.prompt_tokens = sample.prompt_tokens + completion.tokens[:middle]
+    for one, part in ((sample, slice(0, middle)), (rest, slice(middle, None))):
+        one.append(completion.tokens[part], completion.log_probs[part], completion.weight_versions[part])
+        one.status = "completed" if completion.finish_reason == "stop" else "truncated"
+    return [sample, rest]
+"""
+
 EVALUATION = [
     *("--eval-prompt-data", "digits", "digits.jsonl", "first", "digits.jsonl@[:3]"),
     *("--n-samples-per-eval-prompt", "4", "--eval-pass-threshold", "0.5", "--eval-temperature", "0.7"),
+    *("--custom-generate-function-path", "fan_out.py:generate"),
     *("--rollout-seed", "7", "--deterministic", "--num-threads", "1", "--custom-rm-path", "reward.py:score"),
 ]
 
@@ -44,8 +60,15 @@ def responses(path: Path) -> list[list[int]]:
     return [row["tokens"] for row in pq.read_table(path).to_pylist()]
 
 
+def rollouts(path: Path) -> list[int]:
+    """How many samples each rollout has."""
+    return sorted(Counter(pq.read_table(path).to_pydict()["rollout_id"]).values())
+
+
 def test_a_checkpoint_evaluated_by_itself_gives_the_numbers_of_training(make_job: Callable[..., Any]) -> None:
+    """With a generator whose samples are two siblings each, one rollout in the loss and in pass@k."""
     job = make_job(num_rollout="2", eval_interval="1")
+    (job.folder / "fan_out.py").write_text(FAN_OUT)
     done = job.run(*EVALUATION, "--log-passrate", "--save", "saved")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = job.metrics()
@@ -64,3 +87,6 @@ def test_a_checkpoint_evaluated_by_itself_gives_the_numbers_of_training(make_job
         for step, folder in ((0, "before"), (2, "after")):
             stored = Path("eval", name, f"{step:06d}.parquet")
             assert responses(job.folder / folder / stored) == responses(job.folder / "run" / stored)
+    assert not any("pass@8" in name for name in trained[0])
+    assert rollouts(job.folder / "run" / "eval" / "digits" / "000000.parquet") == [2] * 8 * 4
+    assert rollouts(job.folder / "run" / "rollouts" / "000000.parquet") == [2] * 8 * 8

@@ -254,7 +254,7 @@ async def _run(job: Job, sets: Sequence[EvalSet], engine_url: str) -> dict[str, 
     from slimrl.rollout.loop import Produce
     from slimrl.rollout.produce import produce
     from slimrl.scoring import Scorer
-    from slimrl.types import Group, SamplingParams
+    from slimrl.types import Group
 
     rollout, own = job.config.rollout, job.settings
     console = Console(stderr=True)
@@ -267,13 +267,13 @@ async def _run(job: Job, sets: Sequence[EvalSet], engine_url: str) -> dict[str, 
         with Progress(*columns, console=console, disable=not is_shown) as progress:
             task = progress.add_task("evaluate", total=sum(len(one.rows) for one in sets))
 
-            def produce_with(sampling: SamplingParams) -> Produce:
+            def produce_with(eval_set: EvalSet) -> Produce:
                 make = partial(
                     produce,
-                    generate=job.plugins.generate,
+                    generate=job.plugins.generate_for(eval_set.name),
                     engine=engine,
                     score=scorer.score,
-                    sampling=sampling,
+                    sampling=eval_set.sampling,
                     retries=rollout.generate_retries,
                 )
 

@@ -164,15 +164,24 @@ def resolve_plugins(
     config: Config, rows: PromptRows, plugin_options: Sequence[object], selection: PluginSelection, registry: Registry
 ) -> PluginSet:
     options = Options([*(getattr(config, field.name) for field in fields(config)), *plugin_options])
+    datasets = eval_datasets(config.eval, [])
     sets = [
         SetReference(dataset.name, dataset.reward, dataset.reward_key, dataset.group_rm)
-        for dataset in eval_datasets(config.eval, [])
+        for dataset in datasets
         if dataset.reward or dataset.reward_key
     ]
-    references = replace(
-        PluginReferences.from_config(config.rollout, config.grpo, rm_types=tuple(rows.rm_types), sets=sets),
-        selection=selection,
+    references = PluginReferences.from_config(
+        config.rollout,
+        config.grpo,
+        rm_types=tuple(rows.rm_types),
+        sets=sets,
+        set_generators={
+            dataset.name: dataset.custom_generate_function_path
+            for dataset in datasets
+            if dataset.custom_generate_function_path
+        },
     )
+    references = replace(references, selection=selection)
     return resolve_all(references, options, registry=registry)
 
 

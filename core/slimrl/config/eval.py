@@ -15,7 +15,7 @@ class EvalConfig:
     eval_prompt_data: tuple[str, ...] = ()
     """Data sets as pairs: name path [name path ...]."""
     eval_config: Path | None = None
-    """YAML or TOML file of data sets with rewards, keys and sampling of their own, instead of --eval-prompt-data."""
+    """YAML or TOML file of data sets with rewards, generators, keys and sampling of their own, instead of --eval-prompt-data."""
     n_samples_per_eval_prompt: int = 1
     """Responses per evaluation prompt."""
     eval_input_key: str | None = None

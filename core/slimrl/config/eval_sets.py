@@ -22,6 +22,7 @@ class EvalDataset:
     path: Path
     rm_type: str | None = None
     custom_rm_path: str | None = None
+    custom_generate_function_path: str | None = None
     reward_key: str | None = None
     group_rm: bool | None = None
     input_key: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from slimrl.rollout.loop import Produce
 from slimrl.rollout.pass_rate import pass_rate_metrics
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.rollout.unscored import find_unscored, first_failure, metric_name, unscored_metrics
-from slimrl.types import Group, SamplingParams, Status
+from slimrl.types import Group, Sample, SamplingParams, Status
 
 MAX_TOLD = 20
 """Reasons at most in one event."""
@@ -84,7 +85,7 @@ def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[Ev
 
 async def evaluate(
     sets: Sequence[EvalSet],
-    produce_with: Callable[[SamplingParams], Produce],
+    produce_with: Callable[[EvalSet], Produce],
     run: RunDir,
     step: int,
     *,
@@ -97,7 +98,7 @@ async def evaluate(
     """
     metrics: dict[str, float] = {}
     for eval_set in sets:
-        produce = produce_with(eval_set.sampling)
+        produce = produce_with(eval_set)
         groups = list(await asyncio.gather(*(produce(group) for group in eval_set.groups())))
         metrics |= eval_set.metrics(groups)
         store_evaluation(run.path, eval_set.name, step, groups)
@@ -132,8 +133,17 @@ def eval_metrics(
     metrics |= _components(groups, prefix)
     metrics |= pass_rate_metrics(groups, prefix, pass_threshold, ks)
     if values:
-        metrics[f"eval/{name}"] = sum(values) / len(values)
+        metrics[f"eval/{name}"] = _mean_reward(samples)
     return metrics
+
+
+def _mean_reward(samples: Sequence[Sample]) -> float:
+    """The mean over rollouts: the siblings of a fan-out weigh as one, by the mean of those that were scored."""
+    by_rollout: dict[int, list[float]] = {}
+    for sample in samples:
+        if sample.value is not None:
+            by_rollout.setdefault(sample.rollout_id, []).append(sample.value)
+    return math.fsum(sum(values) / len(values) for values in by_rollout.values()) / len(by_rollout)
 
 
 def _components(groups: Sequence[Group], prefix: str) -> dict[str, float]:

@@ -18,7 +18,7 @@ from slimrl.data.training import open_training
 from slimrl.engines.client import HttpEngineClient
 from slimrl.observe.rollout_file import write_rollout
 from slimrl.observe.run_dir import RunDir, write_atomically
-from slimrl.protocols import EngineClient, Tracker
+from slimrl.protocols import EngineClient, Generate, Tracker
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.activity import Activity
 from slimrl.rollout.batch import make_batch
@@ -178,7 +178,7 @@ class RolloutManager:
         """Metrics of every evaluation set under the engine's weights, which have seen `step` steps; stores samples."""
         metrics = await evaluate(
             self._eval_sets,
-            self._produce,
+            lambda eval_set: self._produce(eval_set.sampling, generate=self._plugins.generate_for(eval_set.name)),
             self._run,
             step,
             stop_on_unscored=self._settings.rollout.on_unscored == "stop",
@@ -187,11 +187,13 @@ class RolloutManager:
         await self._engine_metrics()  # the next step's figure begins here
         return metrics
 
-    def _produce(self, sampling: SamplingParams, engine: EngineClient | None = None) -> Produce:
+    def _produce(
+        self, sampling: SamplingParams, engine: EngineClient | None = None, generate: Generate | None = None
+    ) -> Produce:
         return self._activity.watched(
             partial(
                 produce,
-                generate=self._plugins.generate,
+                generate=generate or self._plugins.generate,
                 engine=engine or self._engine,
                 score=self._scorer.score,
                 sampling=sampling,

@@ -30,11 +30,20 @@ def broken(sample):
     raise ValueError("no judge here")
 """
 
+GENERATORS = """
+async def one_token(sample, sampling, engine):
+    completion = await engine.generate(sample.prompt_tokens, sampling)
+    sample.append(completion.tokens[:1], completion.log_probs[:1], completion.weight_versions[:1])
+    sample.status = "truncated"
+    return sample
+"""
+
 
 @pytest.fixture
 def flags(tmp_path: Path, tiny_checkpoint: Path) -> dict[str, object]:
     (tmp_path / "digits.jsonl").write_text("".join(json.dumps({"input": str(d)}) + "\n" for d in range(1, 5)))
     (tmp_path / "rewards.py").write_text(REWARDS)
+    (tmp_path / "generators.py").write_text(GENERATORS)
     return {
         "--hf-checkpoint": tiny_checkpoint,
         "--eval-max-response-len": 4,
@@ -87,6 +96,11 @@ def test_rewards_of_every_kind_in_one_evaluation(flags: dict[str, object], slimr
         path = "digits.jsonl"
         custom_rm_path = "rewards.py:best"
         group_rm = true
+        [datasets.generates]
+        path = "digits.jsonl"
+        custom_rm_path = "rewards.py:parts"
+        reward_key = "length"
+        custom_generate_function_path = "generators.py:one_token"
         [datasets.fails]
         path = "digits.jsonl@[1:3]"
         custom_rm_path = "rewards.py:broken"
@@ -113,8 +127,11 @@ def test_rewards_of_every_kind_in_one_evaluation(flags: dict[str, object], slimr
         "parts": 16,
         "abstains": 8,
         "compares": 8,
+        "generates": 8,
         "fails": 4,
     }
+    assert metrics["eval/generates"] == 1.0
+    assert [row["kind"] for row in json.loads((tmp_path / "out" / "plugins.lock").read_text())].count("generator") == 2
     assert metrics["eval/compares-pass@2"] == 1.0  # one of each pair is the longest
     values = [row["value"] for row in stored["plain"]]
     assert metrics["eval/plain"] == pytest.approx(sum(values) / len(values))
@@ -178,12 +195,15 @@ def test_a_prompt_that_does_not_fit_is_refused_before_an_engine_starts(
         ((*DIGITS, "--load", "nowhere"), (), "--load and --hf-checkpoint both name the model"),
         ((*DIGITS, "--eval-min-new-tokens", "5"), (), "set 'digits': at least 5 new tokens but at most 4"),
         ((*DIGITS, "--run-dir", "x"), (), "--run-dir has no effect in slimrl eval"),
+        (("--eval-config", "sets.toml"), (), "evaluation set 'a': there is no generator 'single_trun'"),
         (("--eval-prompt-data", "digits", "gone.jsonl"), (), "--eval-prompt-data digits gone.jsonl: No such file"),
     ],
 )
 def test_a_mistake_is_named(
-    more: tuple[str, ...], without: tuple[str, ...], error: str, flags: dict[str, object], slimrl: Run
+    more: tuple[str, ...], without: tuple[str, ...], error: str, flags: dict[str, object], slimrl: Run, tmp_path: Path
 ) -> None:
+    sets = '[datasets.a]\npath = "digits.jsonl"\ncustom_generate_function_path = "single_trun"\n'
+    (tmp_path / "sets.toml").write_text(sets)
     outcome = slimrl(*words(flags, *more, without=without))
     assert outcome.code == 2
     assert error in outcome.stderr

@@ -83,6 +83,13 @@ def test_siblings_of_a_fan_out_are_one_response_and_the_best_of_them_counts() ->
     assert list(pass_rate_metrics([group], "rollout/", 1.0)) == ["rollout/pass@1", "rollout/pass@2"]
 
 
+def test_siblings_of_a_fan_out_weigh_as_one_response_in_the_mean() -> None:
+    group = make_group([1.0, 0.0, None, 1.0], rollout_ids=[0, 0, 0, 1])
+    metrics = eval_metrics("s", [group])
+    assert metrics["eval/s"] == 0.75
+    assert metrics["eval/s-unscored_ratio"] == 0.25
+
+
 def test_k_goes_by_powers_of_two_up_to_the_groups_size() -> None:
     assert [default_ks(n) for n in (0, 1, 2, 6, 8)] == [(), (1,), (1, 2), (1, 2, 4), (1, 2, 4, 8)]
 
