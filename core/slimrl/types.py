@@ -122,6 +122,8 @@ class Sample:
     """Why the sample failed or was aborted."""
     score: Score | None = None
     generate_seconds: float = 0.0
+    failure: str = ""
+    """What kind of failure it was, as a metric's suffix (`engine`, `timeout`, `value_error`); empty unless it failed."""
 
     def append(
         self,
@@ -192,6 +194,8 @@ class TrainBatch:
     """[samples]"""
     sample_ids: NDArray[np.int64]
     """[samples]"""
+    advantages: NDArray[np.float32] | None = None
+    """[samples] where a function of the user's made them of the rewards, in place of the estimator."""
 
     def __len__(self) -> int:
         return len(self.rewards)

@@ -109,6 +109,10 @@ class PromptSource:
         at.next_group_id += 1
         return group
 
+    def __len__(self) -> int:
+        """Prompts in the epoch that the stream is in."""
+        return len(self._order)
+
     def state(self) -> dict[str, Any]:
         """The position as JSON values, with the size of the epoch that it is in."""
         return {**asdict(self.position), "epoch_size": len(self._order)}

@@ -53,8 +53,12 @@ class RunHookFunction:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:  # Any: as many contracts as there are kinds
         """Call a plain function; RolloutError names it and what it raised."""
+        return self.guarded(self.function, *arguments, **keywords)
+
+    def guarded(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:  # Any: as above
+        """Call what the hook made; RolloutError names the hook and what was raised."""
         try:
-            return self.function(*arguments, **keywords)
+            return function(*arguments, **keywords)
         except Exception as error:
             raise self._raised(error) from error
 

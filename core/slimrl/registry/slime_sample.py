@@ -24,7 +24,7 @@ class SlimeSample:
 
     def __init__(self, sample: Sample, *, prompt: Prompt | None = None, source: str = "") -> None:
         self._sample = sample
-        self._source = source
+        self.source_name = source
         self.prompt = sample.prompt if prompt is None else prompt
         self.tokens = [*sample.prompt_tokens, *sample.tokens]
         self.response_length = len(sample.tokens)

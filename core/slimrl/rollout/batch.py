@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slimrl.registry.run_hook import RunHookFunction
 from slimrl.types import Group, Sample, TrainBatch
 
 T = TypeVar("T", bound=np.generic)
+
+OF_RESPONSES = ("loss_mask", "log_probs", "weight_versions")
+OF_SAMPLES = ("response_lengths", "rewards", "group_ids", "rollout_ids", "sample_ids")
 
 
 def trainable(groups: Iterable[Group]) -> list[Sample]:
@@ -36,6 +40,45 @@ def make_batch(step: int, groups: Sequence[Group]) -> TrainBatch:
         rollout_ids=np.array([s.rollout_id for s in samples], np.int64),
         sample_ids=np.array([s.sample_id for s in samples], np.int64),
     )
+
+
+def check_batch(batch: object) -> str:
+    """What does not hold together in a batch that a function of the user's made; empty where all does."""
+    if not isinstance(batch, TrainBatch):
+        return f"{type(batch).__name__}; it returns a TrainBatch"
+    count = len(batch.prompt_lengths)
+    lengths = {name: len(getattr(batch, name)) for name in OF_SAMPLES}
+    if batch.advantages is not None:
+        lengths["advantages"] = len(batch.advantages)
+    for name, length in lengths.items():
+        if length != count:
+            return f"a batch whose {name} has {length} entries for {count} samples"
+    num_tokens = int(batch.response_lengths.sum())
+    for name in OF_RESPONSES:
+        if len(getattr(batch, name)) != num_tokens:
+            return f"a batch whose {name} has {len(getattr(batch, name))} entries for {num_tokens} response tokens"
+    if len(batch.tokens) != num_tokens + int(batch.prompt_lengths.sum()):
+        return f"a batch with {len(batch.tokens)} tokens where the lengths of prompts and responses say otherwise"
+    if count and min(batch.prompt_lengths.min(), batch.response_lengths.min()) < 1:
+        return "a batch with an empty prompt or response; each has a token at least"
+    if batch.advantages is not None and not np.isfinite(batch.advantages).all():
+        return "a batch with advantages that are not finite"
+    return ""
+
+
+def advantages_of(hook: RunHookFunction, values: Any, count: int) -> NDArray[np.float32]:  # Any: a user's list
+    """One finite number a sample from what a function of the user's returned."""
+    try:
+        found = np.array([float(value) for value in values], np.float32)
+    except (TypeError, ValueError) as error:
+        raise hook.broke(f"returned something else than a list of numbers: {error}") from error
+    if len(found) != count:
+        raise hook.broke(f"returned {len(found)} numbers for {count} samples")
+    if not np.isfinite(found).all():
+        raise hook.broke(
+            f"returned a number that is not finite for sample {int(np.flatnonzero(~np.isfinite(found))[0])}"
+        )
+    return found
 
 
 def _flat(parts: Iterable[Sequence[float]], dtype: type[T]) -> NDArray[T]:
