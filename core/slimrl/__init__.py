@@ -17,10 +17,13 @@ from slimrl.protocols import (
     PluginOptions,
     Reward,
     RewardValue,
+    TokenAdvantage,
     Tracker,
 )
-from slimrl.traits import RewardTraits, continues_samples, reward_traits
+from slimrl.traits import AdvantageTraits, RewardTraits, advantage_traits, continues_samples, reward_traits
 from slimrl.types import (
+    AdvantageInput,
+    Advantages,
     Completion,
     Group,
     Message,
@@ -50,6 +53,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Advantage",
+    "AdvantageInput",
+    "AdvantageTraits",
+    "Advantages",
     "BufferFilter",
     "ChatTemplate",
     "Completion",
@@ -73,11 +79,13 @@ __all__ = [
     "Session",
     "SlimrlError",
     "Status",
+    "TokenAdvantage",
     "Tracker",
     "TrainBatch",
     "UsageError",
     "Verdict",
     "__version__",
+    "advantage_traits",
     "continues_samples",
     "hookimpl",
     "last_boxed",

@@ -6,7 +6,18 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from slimrl.types import Completion, Group, Sample, SamplingParams, Score, TrainBatch, TrainReport, Verdict
+from slimrl.types import (
+    AdvantageInput,
+    Advantages,
+    Completion,
+    Group,
+    Sample,
+    SamplingParams,
+    Score,
+    TrainBatch,
+    TrainReport,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,6 +78,15 @@ class Advantage(Protocol):
     """
 
     def __call__(self, rewards: NDArray[np.float32], group_ids: NDArray[np.int64], /) -> NDArray[np.float32]: ...
+
+
+class TokenAdvantage(Protocol):
+    """Advantages of one batch where they depend on more than rewards: log-probs, values, the order of tokens.
+
+    The result has one entry a sample or one a trained token.
+    """
+
+    def __call__(self, rollout: AdvantageInput, /) -> NDArray[np.float32] | Advantages: ...
 
 
 class DataSource(Protocol):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 F = TypeVar("F", bound=Callable[..., object])
 
 ATTRIBUTE: Final = "__slimrl_traits__"
 CONTINUES: Final = "__slimrl_continues__"
 EVALUATION: Final = "__slimrl_in_evaluation__"
+ADVANTAGE: Final = "__slimrl_advantage_traits__"
+
+PolicyLossName = Literal["clipped", "gspo", "cispo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +80,43 @@ def traits_of(reward: object) -> RewardTraits:
     """The traits a reward was decorated with; the cautious ones for any other."""
     found = getattr(reward, ATTRIBUTE, None)
     return found if isinstance(found, RewardTraits) else RewardTraits()
+
+
+@dataclass(frozen=True, slots=True)
+class AdvantageTraits:
+    """What an advantage estimator needs, and what of the run it decides."""
+
+    compares_group: bool = True
+    """A reward is compared with those of its group, so a group of one sample would train nothing."""
+    heeds: frozenset[str] = frozenset()
+    """Which of the estimators' settings it reads (`kl_coef`, `gamma`, ...); any other that is given is refused."""
+    needs_values: bool = False
+    """It takes a critic's value of every token."""
+    needs_normalization: bool = False
+    """It is meant to be used with --normalize-advantages."""
+    policy_loss: PolicyLossName = "clipped"
+    """The policy loss that goes with it."""
+
+
+def advantage_traits(
+    *,
+    compares_group: bool = True,
+    heeds: Collection[str] = (),
+    needs_values: bool = False,
+    needs_normalization: bool = False,
+    policy_loss: PolicyLossName = "clipped",
+) -> Callable[[F], F]:
+    """Decorate an advantage estimator with its traits (see `AdvantageTraits`)."""
+    traits = AdvantageTraits(compares_group, frozenset(heeds), needs_values, needs_normalization, policy_loss)
+
+    def decorate(function: F) -> F:
+        setattr(function, ADVANTAGE, traits)
+        return function
+
+    return decorate
+
+
+def advantage_traits_of(estimator: object) -> AdvantageTraits:
+    """The traits an estimator was decorated with; the cautious ones for any other."""
+    found = getattr(estimator, ADVANTAGE, None)
+    return found if isinstance(found, AdvantageTraits) else AdvantageTraits(compares_group=False)

@@ -202,6 +202,49 @@ class TrainBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class AdvantageInput:
+    """What an advantage estimator sees of one rollout: arrays of one entry a sample, or one a trained token.
+
+    Trained tokens are those with loss mask 1, sample after sample; others, as a tool's, are in no array. Log-probs are
+    natural logs; those that no setting of the run asks for are None.
+    """
+
+    rewards: NDArray[np.float32]
+    """[samples]"""
+    group_ids: NDArray[np.int64]
+    """[samples]"""
+    rollout_ids: NDArray[np.int64]
+    """[samples] equal for the siblings of a fan-out, which are one rollout of the group."""
+    num_tokens: NDArray[np.int64]
+    """[samples] trained tokens."""
+    rollout_log_probs: NDArray[np.float32]
+    """[tokens] of the engine."""
+    log_probs: NDArray[np.float32] | None = None
+    """[tokens] of the policy before the rollout's first optimizer step."""
+    ref_log_probs: NDArray[np.float32] | None = None
+    """[tokens] of the reference model."""
+    values: NDArray[np.float32] | None = None
+    """[tokens] of the critic."""
+
+    @property
+    def sample_of_token(self) -> NDArray[np.int64]:
+        """[tokens] which sample a token is of."""
+        import numpy as np
+
+        return np.repeat(np.arange(len(self.num_tokens)), self.num_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Advantages:
+    """What an estimator makes of it where it says more than one number a sample."""
+
+    advantages: NDArray[np.float32]
+    """[tokens] or [samples]"""
+    returns: NDArray[np.float32] | None = None
+    """[tokens] what the critic's values are trained towards."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainReport:
     """What a trainer says of one batch: metrics by name and the advantage of each sample (its tokens' mean)."""
 
