@@ -123,7 +123,7 @@ class Sample:
     score: Score | None = None
     generate_seconds: float = 0.0
     failure: str = ""
-    """What kind of failure it was, as a metric's suffix (`engine`, `timeout`, `value_error`); empty unless it failed."""
+    """What kind of failure it was, as a metric's suffix: `engine`, `timeout`, `value_error`; empty if none."""
 
     def append(
         self,

@@ -313,4 +313,4 @@ def _print(job: Job, metrics: Mapping[str, float]) -> None:
 
 def is_told(name: str, value: float) -> bool:
     """Whether a figure is in the table: counts of what did not happen are not."""
-    return value != 0 or not name.startswith("unscored_") or name == "unscored_ratio"
+    return value != 0 or not name.startswith(("unscored_", "failed_")) or name == "unscored_ratio"

@@ -63,7 +63,8 @@ class StepProgress:
 def is_eval_mean(name: str) -> bool:
     """Whether a metric is the mean reward of an evaluation set, not one of its side figures."""
     return not re.search(
-        r"-(truncated_ratio|unscored_\w[^/]*|response_len_(mean|max)|score_seconds_(mean|max)|pass@\d+|reward_.*_mean)$",
+        r"-(truncated_ratio|unscored_\w[^/]*|failed_\w+|response_len_(mean|max)|score_seconds_(mean|max)|pass@\d+"
+        r"|reward_.*_mean)$",
         name,
     )
 

@@ -18,14 +18,13 @@ from slimrl.data.training import open_evaluation
 from slimrl.errors import RolloutError
 from slimrl.observe.rollout_file import write_rollout
 from slimrl.observe.run_dir import RunDir
+from slimrl.rollout.events import tell_outcomes
+from slimrl.rollout.failures import failure_metrics
 from slimrl.rollout.loop import Produce
 from slimrl.rollout.pass_rate import pass_rate_metrics
 from slimrl.rollout.settings import RolloutSettings
-from slimrl.rollout.unscored import find_unscored, first_failure, metric_name, unscored_metrics
+from slimrl.rollout.unscored import first_failure, metric_name, unscored_metrics
 from slimrl.types import Group, Sample, SamplingParams, Status
-
-MAX_TOLD = 20
-"""Reasons at most in one event."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class EvalSet:
     sampling: SamplingParams
     group_size: int
     seed: int
+    generator: str = ""
+    """The reference of what fills its samples."""
     pass_threshold: float = 1.0
     """A response with this value or more passes."""
     ks: tuple[int, ...] = ()
@@ -76,6 +77,7 @@ def read_eval_sets(settings: RolloutSettings, encoder: PromptEncoder) -> list[Ev
                 sampling=settings.eval_sampling(dataset),
                 group_size=dataset.n_samples_per_eval_prompt or config.n_samples_per_eval_prompt,
                 seed=rollout.rollout_seed,
+                generator=dataset.custom_generate_function_path or rollout.custom_generate_function_path,
                 pass_threshold=config.eval_pass_threshold if dataset.pass_threshold is None else dataset.pass_threshold,
                 ks=dataset.k or (),
             )
@@ -102,9 +104,7 @@ async def evaluate(
         groups = list(await asyncio.gather(*(produce(group) for group in eval_set.groups())))
         metrics |= eval_set.metrics(groups)
         store_evaluation(run.path, eval_set.name, step, groups)
-        if unscored := find_unscored(groups):
-            outcomes = [entry.told() for entry in unscored[:MAX_TOLD]]
-            run.event("unscored", step=step, eval_set=eval_set.name, outcomes=outcomes)
+        tell_outcomes(run, groups, eval_set.generator, step=step, eval_set=eval_set.name)
         if stop_on_unscored and (failure := first_failure(groups)):
             raise RolloutError(f"evaluation set {eval_set.name}: {failure}")
     return metrics
@@ -130,6 +130,7 @@ def eval_metrics(
         f"{prefix}response_len_max": float(max(lengths)),
     }
     metrics |= unscored_metrics(groups, prefix)
+    metrics |= failure_metrics(groups, prefix)
     metrics |= _components(groups, prefix)
     metrics |= pass_rate_metrics(groups, prefix, pass_threshold, ks)
     if values:

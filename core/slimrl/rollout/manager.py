@@ -23,6 +23,7 @@ from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.activity import Activity
 from slimrl.rollout.batch import make_batch
 from slimrl.rollout.evaluate import evaluate, read_eval_sets
+from slimrl.rollout.events import MAX_TOLD, tell_outcomes
 from slimrl.rollout.gate import Gate
 from slimrl.rollout.insufficient import NeverVaried, is_fallback
 from slimrl.rollout.loop import Filled, Produce, fill
@@ -32,16 +33,13 @@ from slimrl.rollout.pass_rate import pass_rate_metrics
 from slimrl.rollout.produce import produce
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.rollout.stream import Stream
-from slimrl.rollout.unscored import find_unscored
 from slimrl.scoring.scorer import Scorer
 from slimrl.traits import does_continue
-from slimrl.types import Group, SamplingParams, TrainBatch, TrainReport
+from slimrl.types import SamplingParams, TrainBatch, TrainReport
 
 logger = logging.getLogger(__name__)
 
 STATE = "rollout.json"
-MAX_TOLD = 20
-"""Reasons at most in one event."""
 
 
 class RolloutManager:
@@ -99,7 +97,7 @@ class RolloutManager:
         """
         filled = await (self._fill(version) if self._stream is None else self._stream.batch(step, version))
         self._last = filled
-        self._tell_unscored(filled.kept + filled.dropped, step=step)
+        tell_outcomes(self._run, filled.kept + filled.dropped, self._plugins.references.generator, step=step)
         self._tell_insufficient(filled, step)
         metrics = {
             **rollout_metrics(filled, version=step),
@@ -153,12 +151,6 @@ class RolloutManager:
         if taken:
             flat = [prompt.told() for prompt in self._never_varied.prompts[:MAX_TOLD]]
             self._run.event("insufficient", step=step, taken=[g.group_id for g in taken], never_varied=flat)
-
-    def _tell_unscored(self, groups: Sequence[Group], **where: str | int) -> None:
-        """An event that names the samples without a score, their reward and the reason."""
-        unscored = find_unscored(groups)
-        if unscored:
-            self._run.event("unscored", **where, outcomes=[entry.told() for entry in unscored[:MAX_TOLD]])
 
     def _cache_metrics(self) -> dict[str, float]:
         """Samples that were scored from memory since the last call; in no count of a step, it is not repeatable."""

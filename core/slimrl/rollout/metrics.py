@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from slimrl.data.buffer import is_finished
+from slimrl.rollout.failures import failure_metrics
 from slimrl.rollout.insufficient import is_fallback
 from slimrl.rollout.loop import Filled
 from slimrl.rollout.unscored import metric_name, unscored_metrics
@@ -24,7 +25,6 @@ def rollout_metrics(filled: Filled, version: int) -> dict[str, float]:
         "rollout/response_len_mean": lengths.mean(),
         "rollout/response_len_max": lengths.max(),
         "rollout/truncated_ratio": np.mean([s.status is Status.TRUNCATED for s in samples]),
-        "rollout/failed_samples": sum(s.status is Status.FAILED for s in samples),
         "rollout/unscored_ratio": np.mean([s.value is None for s in samples]),
         "rollout/zero_std_groups": sum(_is_flat(group) for group in filled.kept),
         "rollout/continued_samples": sum(_is_continued(s) for s in samples),
@@ -36,6 +36,7 @@ def rollout_metrics(filled: Filled, version: int) -> dict[str, float]:
     metrics |= _rewards(filled)
     metrics |= _components(filled.kept)
     metrics |= unscored_metrics(filled.kept + filled.dropped, "rollout/")
+    metrics |= failure_metrics(filled.kept + filled.dropped, "rollout/")
     dropped = Counter(g.verdict.reason or "unnamed" for g in filled.dropped if g.verdict)
     metrics |= {f"rollout/filter_dropped_{reason}": count for reason, count in dropped.items()}
     return {name: float(value) for name, value in metrics.items()}

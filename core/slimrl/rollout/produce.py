@@ -10,8 +10,9 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from slimrl.errors import EngineError, SlimrlError
+from slimrl.errors import EngineError, EnginesLostError, SlimrlError
 from slimrl.protocols import EngineClient, Generate
+from slimrl.rollout.failures import GENERATOR, failure_kind
 from slimrl.types import Group, Sample, SamplingParams, Status
 
 logger = logging.getLogger(__name__)
@@ -73,12 +74,18 @@ async def _try(
     try:
         returned = await generate(sample, sampling, engine)
         found = generated(sample, returned)
+    except EnginesLostError:  # nothing can be generated any more: no failure of this sample
+        raise
     except Exception as error:  # a plugin's edge: whatever it raised is this sample's failure, and says why
         sample.status = Status.FAILED
+        sample.failure = failure_kind(error)
         sample.reason = str(error) if isinstance(error, SlimrlError) else f"{type(error).__name__}: {error}"
         logger.warning("sample %d failed: %s", sample.sample_id, sample.reason)
         return [sample], not isinstance(error, EngineError)  # the client has tried again what was worth it
-    return found, any(one.status is Status.FAILED for one in found)
+    has_failed = [one for one in found if one.status is Status.FAILED]
+    for one in has_failed:
+        one.failure = one.failure or GENERATOR
+    return found, bool(has_failed)
 
 
 def generated(sample: Sample, returned: object) -> list[Sample]:
@@ -130,5 +137,5 @@ class _State:
     def restore(self, sample: Sample) -> None:
         sample.tokens, sample.log_probs = list(self.tokens), list(self.log_probs)
         sample.loss_mask, sample.weight_versions = list(self.loss_mask), list(self.weight_versions)
-        sample.response, sample.status, sample.reason = self.response, self.status, ""
+        sample.response, sample.status, sample.reason, sample.failure = self.response, self.status, "", ""
         sample.metadata = deepcopy(self.metadata)

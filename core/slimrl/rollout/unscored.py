@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slimrl.types import Group, Sample, Score, ScoreStatus
+from slimrl.types import Group, Sample, Score, ScoreStatus, Status
 
 FAILURES: tuple[ScoreStatus, ...] = ("error", "timeout")
 """What --on-unscored and --max-unscored-fraction are about: a reward may abstain as it likes."""
@@ -105,4 +105,10 @@ def too_many(groups: Sequence[Group], max_fraction: float) -> str:
 
 
 def _outcomes(groups: Iterable[Group]) -> Iterator[tuple[Sample, Score]]:
-    return ((sample, sample.score) for group in groups for sample in group if sample.score is not None)
+    """Each sample's score; one that could not be generated was not shown to a reward."""
+    return (
+        (sample, sample.score)
+        for group in groups
+        for sample in group
+        if sample.score is not None and sample.status is not Status.FAILED
+    )

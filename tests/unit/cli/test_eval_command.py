@@ -68,6 +68,7 @@ def test_every_setting_of_training_alone_is_a_setting() -> None:
 
 def test_counts_of_what_did_not_happen_are_not_told() -> None:
     assert not is_told("unscored_error", 0.0)
+    assert not is_told("failed_samples", 0.0)
     assert is_told("unscored_error", 2.0)
     assert is_told("unscored_ratio", 0.0)
 
