@@ -30,7 +30,8 @@ class Stream:
     A token is at most `max_staleness` weight versions behind when it is trained on. Two rules see to that. While the
     engine serves version v, no more groups are under way than the steps up to v + max_staleness train. And a batch is
     not taken, although enough groups are ready, where it would leave more groups of version u or older in flight than
-    the steps up to u + max_staleness can take: it waits for one of those. So nothing is made for nobody.
+    the steps up to u + max_staleness can take: it waits for one of those. So nothing is made for nobody. While a whole
+    batch is ready nothing new is started.
     """
 
     def __init__(
@@ -114,7 +115,9 @@ class Stream:
 
     def _refill(self) -> None:
         count = min(self._missing, self._settings.in_flight - len(self._running))
-        if count <= 0 or self._is_spent() or self._trouble is not None:
+        # where a batch is ready the trainer is behind: what is started now would only be older when it is trained on
+        is_ahead = len(self._ready) >= self._settings.wanted
+        if count <= 0 or is_ahead or self._is_spent() or self._trouble is not None:
             return
         groups = self._buffer.take(count)
         groups += self._source.take(count - len(groups))
