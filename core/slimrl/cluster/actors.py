@@ -117,6 +117,7 @@ class TrainerActor:
         plugin_set = resolve_all(plugins.references, plugins.options, expected_fingerprint=plugins.fingerprint)
         self._settings = settings
         self._advantage = plugin_set.advantage
+        self._postprocess = plugin_set.hook("data_postprocess")
 
     def connect(self, engine_url: str, external: bool, scratch: Path, checkpoint: Path | None) -> None:
         """Build the model, load its weights, and find the way to the engine."""
@@ -136,6 +137,7 @@ class TrainerActor:
             global_batch_size=s.global_batch_size,
             total_steps=s.total_steps,
             advantage=self._advantage,
+            postprocess=self._postprocess,
             transport=open_transport(
                 engine_url, external=external, scratch=scratch, hf_checkpoint=s.ckpt.hf_checkpoint
             ),

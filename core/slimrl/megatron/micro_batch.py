@@ -77,7 +77,7 @@ class MicroBatch:
 def build_micro_batch(
     samples: Sequence[TrainedSample],
     *,
-    advantages: Sequence[float],
+    advantages: NDArray[np.float32],
     weights: Sequence[Tensor],
     engine_log_probs: NDArray[np.float32],
     share_prefixes: bool,
@@ -85,8 +85,8 @@ def build_micro_batch(
 ) -> MicroBatch:
     """Merge samples into one pass.
 
-    `advantages` has one entry a sample, `weights` one tensor [trained] a sample; `engine_log_probs` is the whole
-    batch's [response tokens].
+    `weights` has one tensor [trained] a sample; `advantages` and `engine_log_probs` are the whole batch's
+    [response tokens].
     """
     trie = build_trie([sample.inputs for sample in samples], share=share_prefixes)
     nodes = np.concatenate([path[sample.predictors] for path, sample in zip(trie.paths, samples, strict=True)])
@@ -97,13 +97,12 @@ def build_micro_batch(
         segments=packed_segments(attention_segments(trie), device),
         predictors=torch.from_numpy(predictors).to(device),
     )
-    counts = torch.tensor([len(sample.targets) for sample in samples])
     places = np.concatenate([sample.places for sample in samples])
     return MicroBatch(
         packed=packed,
         rows=torch.from_numpy(rows).to(device),
         targets=torch.from_numpy(np.concatenate([sample.targets for sample in samples]).astype(np.int64)).to(device),
-        advantages=torch.tensor(advantages, dtype=torch.float32).repeat_interleave(counts).to(device),
+        advantages=torch.from_numpy(advantages[places]).to(device),
         weights=torch.cat(tuple(weights)).to(device),
         engine_log_probs=torch.from_numpy(engine_log_probs[places]).to(device),
         num_sample_tokens=sum(len(sample.inputs) for sample in samples),

@@ -77,7 +77,10 @@ class RolloutSteps:
         num_updates: int,
         learning_rate: Callable[[int], float],
     ) -> dict[str, float]:
-        """Make all steps, the first being update number `num_updates`; returns metrics averaged over the steps."""
+        """Make all steps, the first being update number `num_updates`; returns metrics averaged over the steps.
+
+        `advantages` has one entry a response token of the batch.
+        """
         timer = Timer(self._device)
         with timer("perf/train_pack_s"):
             steps = self._plan(batch, advantages)
@@ -133,7 +136,11 @@ class RolloutSteps:
     ) -> Step:
         weights = self._weights(batch, samples, members)
         everything = self._grpo.use_kl_loss or self._grpo.entropy_coef != 0
-        computed = [i for i in members.tolist() if len(samples[i].targets) and (everything or advantages[i] != 0)]
+        computed = [
+            i
+            for i in members.tolist()
+            if len(samples[i].targets) and (everything or advantages[samples[i].places].any())
+        ]
         max_samples, max_tokens = _limits(self._perf)
         plan = plan_micro_batches(
             [len(samples[i].inputs) for i in computed],
@@ -144,7 +151,7 @@ class RolloutSteps:
         micro_batches = [
             build_micro_batch(
                 [samples[computed[place]] for place in places],
-                advantages=[float(advantages[computed[place]]) for place in places],
+                advantages=advantages,
                 weights=[weights[computed[place]] for place in places],
                 engine_log_probs=batch.log_probs,
                 share_prefixes=self._perf.share_prefixes,

@@ -6,9 +6,8 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +16,10 @@ from slimrl.config.grpo import GrpoConfig
 from slimrl.config.model import ModelConfig
 from slimrl.config.optimizer import OptimizerConfig
 from slimrl.config.perf import PerfConfig
-from slimrl.errors import CheckpointError, ConfigError, TrainError
+from slimrl.errors import CheckpointError, ConfigError
 from slimrl.heap import return_free_pages
 from slimrl.megatron import checkpoint as files
+from slimrl.megatron.advantages import advantages_of
 from slimrl.megatron.compat import prepare_megatron
 from slimrl.megatron.convert.weights import export_weights, load_weights
 from slimrl.megatron.parallel import init_parallel
@@ -29,10 +29,8 @@ from slimrl.megatron.shape import check_model_flags, model_shape
 from slimrl.megatron.tensor_files import TensorReader
 from slimrl.megatron.timing import Timer
 from slimrl.protocols import Advantage, WeightTransport
+from slimrl.registry.run_hook import RunHookFunction
 from slimrl.types import TrainBatch, TrainReport
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +56,7 @@ class MegatronTrainer:
         total_steps: int,
         advantage: Advantage,
         transport: WeightTransport,
+        postprocess: RunHookFunction | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         num_threads: int | None = None,
@@ -72,6 +71,7 @@ class MegatronTrainer:
         self._optimizer_config = optimizer
         self._total_steps = total_steps
         self._advantage = advantage
+        self._postprocess = postprocess
         self._transport = transport
         self._device = _device(device)
         self._dtype = _dtype(dtype, self._device)
@@ -130,12 +130,13 @@ class MegatronTrainer:
 
     def train(self, batch: TrainBatch) -> TrainReport:
         """All optimizer steps of one rollout; raises TrainError when a loss or gradient is not finite."""
-        advantages = np.asarray(self._advantage(batch.rewards, batch.group_ids), dtype=np.float32)
-        self._check_advantages(advantages, batch)
-        metrics = self._steps.run(batch, advantages, self._num_updates, self._learning_rate)
+        advantages = advantages_of(
+            batch, self._advantage, name=self._grpo.advantage_estimator, postprocess=self._postprocess
+        )
+        metrics = self._steps.run(advantages.batch, advantages.per_token, self._num_updates, self._learning_rate)
         self._num_updates += self._steps.num_steps
         return_free_pages()
-        return TrainReport(metrics=metrics, advantages=advantages)
+        return TrainReport(metrics=metrics, advantages=advantages.per_sample)
 
     def export_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The current weights under their Hugging Face names, one at a time; tensors may be views of parameters."""
@@ -179,20 +180,6 @@ class MegatronTrainer:
                 parameter.data.copy_(current[name])
                 current[name] = held
         self._steps.set_reference(current)
-
-    def _check_advantages(self, advantages: NDArray[np.float32], batch: TrainBatch) -> None:
-        estimator = self._grpo.advantage_estimator
-        if advantages.shape != batch.rewards.shape:
-            raise TrainError(
-                f"advantage estimator {estimator!r} returned shape {advantages.shape} for {len(batch)} samples; "
-                "it must return one number a sample"
-            )
-        if not np.isfinite(advantages).all():
-            sample = int(batch.sample_ids[~np.isfinite(advantages)][0])
-            raise TrainError(
-                f"step {batch.step}: advantage estimator {estimator!r} gave a number that is not finite "
-                f"to sample {sample}"
-            )
 
 
 def _device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

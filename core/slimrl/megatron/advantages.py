@@ -1,0 +1,98 @@
+"""The advantage of every response token: the estimator's, or what functions of the user's make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slimrl.errors import TrainError
+from slimrl.protocols import Advantage
+from slimrl.registry.run_hook import RunHookFunction
+from slimrl.types import TrainBatch
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """Advantages of a batch."""
+
+    batch: TrainBatch
+    """As it is trained on: a function of the user's may have changed its loss masks."""
+    per_token: NDArray[np.float32]
+    """[response tokens]"""
+    per_sample: NDArray[np.float32]
+    """[samples] the mean of a sample's tokens"""
+
+
+def advantages_of(
+    batch: TrainBatch, estimator: Advantage, *, name: str, postprocess: RunHookFunction | None = None
+) -> Advantages:
+    """The advantages that come with a batch, else the estimator's, which is called `name`; then `postprocess`.
+
+    Raises TrainError for a number that is not finite or a wrong count of them, RolloutError for what `postprocess`
+    does.
+    """
+    per_sample = batch.advantages
+    if per_sample is None:
+        per_sample = np.asarray(estimator(batch.rewards, batch.group_ids), dtype=np.float32)
+        _check(per_sample, batch, name)
+    per_token = np.repeat(per_sample, batch.response_lengths)
+    if postprocess is None:
+        return Advantages(batch, per_token, per_sample)
+    batch = replace(batch, loss_mask=batch.loss_mask.copy())  # Ray's arrays are read-only
+    if postprocess.is_slime:
+        _run_slimes(postprocess, batch, per_token, per_sample)
+    elif postprocess(batch, per_token) is not None:
+        raise postprocess.broke("returned something; it changes batch.loss_mask and advantages in place")
+    if not np.isfinite(per_token).all():
+        raise postprocess.broke("set an advantage that is not finite")
+    if not set(np.unique(batch.loss_mask).tolist()) <= {0, 1}:
+        raise postprocess.broke("set loss masks to other values than 0 and 1")
+    ends = batch.response_lengths.cumsum(dtype=np.int64)
+    sums = np.concatenate(([0.0], per_token.cumsum(dtype=np.float64)))
+    means = (sums[ends] - sums[ends - batch.response_lengths]) / np.maximum(batch.response_lengths, 1)
+    return Advantages(batch, per_token, means.astype(np.float32))
+
+
+def _run_slimes(
+    hook: RunHookFunction, batch: TrainBatch, per_token: NDArray[np.float32], per_sample: NDArray[np.float32]
+) -> None:
+    """Call slime's `(args, rollout_id, rollout_data)` and take over loss masks and advantages, changed in place."""
+    lengths = batch.response_lengths.tolist()
+    total_lengths = (batch.prompt_lengths + batch.response_lengths).tolist()
+    rollout_data: dict[str, Any] = {  # lists of numbers and of tensors, as slime has them
+        "tokens": list(torch.from_numpy(batch.tokens.astype(np.int64)).split_with_sizes(total_lengths)),
+        "total_lengths": total_lengths,
+        "response_lengths": lengths,
+        "loss_masks": [
+            mask.clone() for mask in torch.from_numpy(batch.loss_mask.astype(np.int32)).split_with_sizes(lengths)
+        ],
+        "advantages": [part.clone() for part in torch.from_numpy(per_token.copy()).split_with_sizes(lengths)],
+        "rollout_log_probs": list(torch.from_numpy(batch.log_probs.copy()).split_with_sizes(lengths)),
+        "rewards": per_sample.tolist(),
+        "raw_reward": batch.rewards.tolist(),
+        "rollout_ids": batch.rollout_ids.tolist(),
+        "sample_indices": batch.sample_ids.tolist(),
+    }
+    hook(hook.args, batch.step, rollout_data)
+    for key, target in (("loss_masks", batch.loss_mask), ("advantages", per_token)):
+        parts = [torch.as_tensor(part).flatten() for part in rollout_data[key]]
+        if [len(part) for part in parts] != lengths:
+            raise hook.broke(f"left {key!r} with other lengths than response_lengths")
+        target[:] = torch.cat(parts).to(torch.float64).numpy() if parts else 0
+
+
+def _check(advantages: NDArray[np.float32], batch: TrainBatch, name: str) -> None:
+    if advantages.shape != batch.rewards.shape:
+        raise TrainError(
+            f"advantage estimator {name!r} returned shape {advantages.shape} for {len(batch)} samples; "
+            "it must return one number a sample"
+        )
+    if not np.isfinite(advantages).all():
+        sample = int(batch.sample_ids[~np.isfinite(advantages)][0])
+        raise TrainError(
+            f"step {batch.step}: advantage estimator {name!r} gave a number that is not finite to sample {sample}"
+        )
