@@ -37,12 +37,12 @@ from slimrl.types import (
 )
 
 if TYPE_CHECKING:
-    from slimrl.endpoint import ChatTemplate, Endpoint, PlainTemplate, Session, next_reply
+    from slimrl.endpoint import ChatTemplate, Endpoint, PlainTemplate, Segment, Session, next_reply
 else:
 
     def __getattr__(name: str) -> object:
         """What few plugins need is imported when one asks for it: every reward's worker imports this module."""
-        if name in ("ChatTemplate", "Endpoint", "PlainTemplate", "Session", "next_reply"):
+        if name in ("ChatTemplate", "Endpoint", "PlainTemplate", "Segment", "Session", "next_reply"):
             import slimrl.endpoint
 
             return getattr(slimrl.endpoint, name)
@@ -76,6 +76,7 @@ __all__ = [
     "Sample",
     "SamplingParams",
     "Score",
+    "Segment",
     "Session",
     "SlimrlError",
     "Status",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from slimrl.endpoint.plain_template import PlainTemplate
+from slimrl.endpoint.segment import Segment
 from slimrl.endpoint.server import Endpoint
 from slimrl.endpoint.session import Session
 from slimrl.endpoint.template import ChatTemplate
 from slimrl.endpoint.turn import next_reply
 
-__all__ = ["ChatTemplate", "Endpoint", "PlainTemplate", "Session", "next_reply"]
+__all__ = ["ChatTemplate", "Endpoint", "PlainTemplate", "Segment", "Session", "next_reply"]

@@ -7,8 +7,9 @@ import json
 import shlex
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 from slimrl import (
     ChatTemplate,
@@ -19,15 +20,19 @@ from slimrl import (
     PluginOptions,
     Sample,
     SamplingParams,
+    Segment,
     Session,
     SlimrlError,
     Status,
     UsageError,
     hookimpl,
 )
-from slimrl.config import CkptConfig
+from slimrl.config import CkptConfig, RolloutConfig
 from slimrl_generators.agent_process import run_process
 from slimrl_generators.user_function import absolute, load_function, outside
+
+OURS: Final = ("agent_result", "agent_segments", "agent_segment")
+"""What the generator writes into the metadata."""
 
 Act = Callable[[str, str, Sample], Awaitable[Any]]
 """Base URL, API key and sample to whatever the agent returns."""
@@ -43,6 +48,8 @@ class AgentOptions:
     """The agent as a command, started once for every sample with OPENAI_BASE_URL and OPENAI_API_KEY in its environment and one line of JSON, the prompt and the metadata, on its stdin."""  # noqa: E501
     agent_timeout_s: float = 600.0
     """Seconds until an agent that has not ended is stopped (a process with its children: killed) and its sample is failed."""  # noqa: E501
+    agent_segments: Literal["all", "longest"] = "all"
+    """Which of a trajectory's conversations are trained on, where it has several: each as a sample of its own, or the one that has most of the model."""  # noqa: E501
     agent_own_sampling: bool = False
     """Let requests set temperature, top_p and seed. A turn at another temperature or top_p than the run's is not trained on. Otherwise the run's hold for every turn."""  # noqa: E501
 
@@ -61,36 +68,53 @@ def make(options: PluginOptions) -> Generate:
     if checkpoint is None:
         raise UsageError("openai_agent renders messages with the chat template of --hf-checkpoint; give one")
     act = path_agent(agent.agent_path) if agent.agent_path else command_agent(agent.agent_command)
+    variables = json.loads(options[RolloutConfig].apply_chat_template_kwargs or "{}")
     endpoint = Endpoint(
-        lambda: ChatTemplate.open(checkpoint), checkpoint.resolve().name, own_sampling=agent.agent_own_sampling
+        lambda: ChatTemplate.open(checkpoint, variables),
+        checkpoint.resolve().name,
+        own_sampling=agent.agent_own_sampling,
     )
-    return agent_generator(act, endpoint, agent.agent_timeout_s)
+    return agent_generator(act, endpoint, agent.agent_timeout_s, trains_all=agent.agent_segments == "all")
 
 
-def agent_generator(act: Act, endpoint: Endpoint, timeout_s: float) -> Generate:
+def agent_generator(act: Act, endpoint: Endpoint, timeout_s: float, *, trains_all: bool = True) -> Generate:
     """A generator that lets an agent act through an endpoint, for so long at most."""
 
-    async def generate(sample: Sample, sampling: SamplingParams, engine: EngineClient) -> Sample:
+    async def generate(sample: Sample, sampling: SamplingParams, engine: EngineClient) -> Sample | list[Sample]:
         """Let the agent act; raises with why its trajectory cannot be trained on."""
+        for ours in OURS:  # of an earlier try
+            sample.metadata.pop(ours, None)
         async with endpoint.session(engine, sampling) as (base_url, session):
             trouble = await _run(act(base_url, session.key, sample), session, sample, timeout_s)
-        segments = session.longest_first()
+        longest = session.longest_first()[:1]
+        if len(session.segments) > 1:
+            sample.metadata["agent_segments"] = len(session.segments)
         if session.over.is_set():
-            segments[0].fill(sample)
+            longest[0].fill(sample)
             sample.status, sample.reason = Status.ABORTED, session.abort_reason
-        elif trouble is not None and not (session.is_spent and segments):
+            return sample
+        if trouble is not None and not (session.is_spent and longest):
             raise session.engine_error or trouble
-        elif not segments:
+        if not longest:
             raise session.engine_error or SlimrlError("the agent ended without a reply of the model")
-        else:
-            segments[0].fill(sample)
-            if session.is_spent:
-                sample.status = Status.TRUNCATED
-        if len(segments) > 1:
-            sample.metadata["agent_segments"] = len(segments)
-        return sample
+        trained = [segment for segment in session.segments if any(segment.sample.loss_mask)] if trains_all else []
+        siblings = _siblings(sample, trained or longest)
+        if session.is_spent:
+            for one in siblings:
+                one.status = Status.TRUNCATED
+        return siblings if len(siblings) > 1 else sample
 
     return generate
+
+
+def _siblings(sample: Sample, segments: Sequence[Segment]) -> list[Sample]:
+    """A sample for each segment; `sample` becomes the first."""
+    siblings = [sample, *(deepcopy(sample) for _ in segments[1:])]
+    for place, (one, segment) in enumerate(zip(siblings, segments, strict=True)):
+        segment.fill(one)
+        if len(segments) > 1:
+            one.metadata["agent_segment"] = place
+    return siblings
 
 
 async def _run(acting: Awaitable[Any], session: Session, sample: Sample, timeout_s: float) -> Exception | None:

@@ -13,11 +13,12 @@ from typing import Any
 import openai
 import pytest
 
-from slimrl import Completion, Endpoint, EngineClient, Sample, SamplingParams, SlimrlError, Status, UsageError
-from slimrl.config import CkptConfig
+from slimrl import Completion, Endpoint, EngineClient, Group, Sample, SamplingParams, SlimrlError, Status, UsageError
+from slimrl.config import CkptConfig, RolloutConfig
 from slimrl.endpoint import ChatTemplate
 from slimrl.errors import EngineError
 from slimrl.registry.options import Options
+from slimrl.rollout.produce import produce
 from slimrl.testing.fake_engine import FakeEngine
 from slimrl.testing.samples import make_sample
 from slimrl_generators.openai_agent import Act, AgentOptions, agent_generator, command_agent, make, path_agent
@@ -33,7 +34,9 @@ def fill(
     template: ChatTemplate, act: Act, engine: EngineClient, sample: Sample | None = None, timeout_s: float = 30
 ) -> Sample:
     generate = agent_generator(act, Endpoint(lambda: template, "small"), timeout_s)
-    return asyncio.run(generate(sample or pending(), SAMPLING, engine))
+    found = asyncio.run(generate(sample or pending(), SAMPLING, engine))
+    assert isinstance(found, Sample)
+    return found
 
 
 async def ask(base_url: str, api_key: str, sample: Sample) -> None:
@@ -71,7 +74,7 @@ def test_a_reply_cut_by_its_length_and_a_spent_budget_are_truncated(template: Ch
             await ask(base_url, api_key, sample)
 
     assert fill(template, ask, FakeEngine("7 " * 99)).status is Status.TRUNCATED
-    assert fill(template, insist, FakeEngine("It is 7.")).status is Status.TRUNCATED
+    assert fill(template, insist, FakeEngine("7 " * 99)).status is Status.TRUNCATED
 
 
 def test_an_abort_ends_the_agent_and_keeps_what_there_is(template: ChatTemplate) -> None:
@@ -232,7 +235,7 @@ def test_cancelling_ends_the_agent(template: ChatTemplate) -> None:
 
 def test_options_are_checked_before_anything_starts(byte_checkpoint: Path, tmp_path: Path) -> None:
     def made(agent: AgentOptions, checkpoint: Path | None = byte_checkpoint) -> object:
-        return make(Options([agent, CkptConfig(hf_checkpoint=checkpoint)]))
+        return make(Options([agent, CkptConfig(hf_checkpoint=checkpoint), RolloutConfig()]))
 
     with pytest.raises(UsageError, match="either --agent-path or --agent-command"):
         made(AgentOptions())
@@ -255,10 +258,71 @@ def test_a_file_is_found_from_any_working_directory(tmp_path: Path, monkeypatch:
     assert AgentOptions().agent_path == ""
 
 
-def test_of_several_conversations_the_one_with_most_of_the_model_is_the_sample(template: ChatTemplate) -> None:
-    async def talk(base_url: str, api_key: str, sample: Sample) -> None:
-        for _ in range(2):
-            await ask(base_url, api_key, sample)
+async def talk(base_url: str, api_key: str, sample: Sample) -> str:
+    """Three conversations, of which the model says nothing in the second and most in the third; then an outcome."""
+    for question in ("One?", "Two?", "Three?"):
+        async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0) as client:
+            messages: list[Any] = [{"role": "user", "content": question}]
+            cold = {"temperature": 0.1} if question == "Two?" else {}
+            await client.chat.completions.create(model="m", messages=messages, **cold)
+    return "won"
 
-    sample = fill(template, talk, FakeEngine(["7", "It is 7."]))
-    assert (sample.response, sample.metadata["agent_segments"]) == ("It is 7.", 2)
+
+def test_every_conversation_with_words_of_the_model_is_a_sibling(template: ChatTemplate) -> None:
+    sample = pending()
+    sample.metadata |= {"a": [1], "agent_segment": 7}
+    engine = FakeEngine(["7", "no", "It is 7."])
+    endpoint = Endpoint(lambda: template, "small", own_sampling=True)
+    found = asyncio.run(agent_generator(talk, endpoint, 30)(sample, SAMPLING, engine))
+    assert isinstance(found, list)
+    assert found[0] is sample
+    assert [one.response for one in found] == ["7", "It is 7."]
+    assert [one.status for one in found] == [Status.COMPLETED] * 2
+    assert [list(request.input_ids) for request in engine.requests[::2]] == [one.prompt_tokens for one in found]
+    outcome = {"a": [1], "agent_result": "won", "agent_segments": 3}
+    assert [one.metadata for one in found] == [{**outcome, "agent_segment": place} for place in (0, 1)]
+    assert found[0].metadata["a"] is not found[1].metadata["a"]
+
+
+def test_siblings_are_one_rollout_of_their_group(template: ChatTemplate) -> None:
+    async def no_score(group: Group) -> None: ...
+
+    group = Group(0, [pending(0), pending(1)])
+    generate = agent_generator(talk, Endpoint(lambda: template, "small"), 30)
+    asyncio.run(produce(group, generate, FakeEngine("7"), no_score, SAMPLING))
+    assert [one.rollout_id for one in group] == [0, 0, 0, 1, 1, 1]
+    assert len({one.sample_id for one in group}) == 6
+
+
+def test_only_the_longest_conversation_is_the_sample_where_that_is_wanted(template: ChatTemplate) -> None:
+    generate = agent_generator(talk, Endpoint(lambda: template, "small"), 30, trains_all=False)
+    sample = pending()
+    assert asyncio.run(generate(sample, SAMPLING, FakeEngine(["7", "no", "It is 7."]))) is sample
+    assert (sample.response, sample.metadata["agent_segments"]) == ("It is 7.", 3)
+
+
+def test_a_spent_budget_truncates_all_of_a_trajectory(template: ChatTemplate) -> None:
+    sampling = SamplingParams(max_new_tokens=11, sampling_seed=7)
+    generate = agent_generator(talk, Endpoint(lambda: template, "small"), 30)
+    found = asyncio.run(generate(pending(), sampling, FakeEngine(["7", "It is 7."])))
+    assert [one.status for one in found] == [Status.TRUNCATED] * 2
+
+
+def test_a_conversation_that_fills_the_context_is_refused_and_a_shorter_one_goes_on(template: ChatTemplate) -> None:
+    codes: list[str | None] = []
+
+    async def compact(base_url: str, api_key: str, sample: Sample) -> None:
+        async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0) as client:
+            for question in ("One?", "One? " * 9, "Two?"):
+                try:
+                    messages: list[Any] = [{"role": "user", "content": question}]
+                    await client.chat.completions.create(model="m", messages=messages)
+                except openai.BadRequestError as error:
+                    codes.append(error.code)
+
+    sampling = SamplingParams(max_new_tokens=60, max_context_len=40)
+    generate = agent_generator(compact, Endpoint(lambda: template, "small"), 30)
+    found = asyncio.run(generate(pending(), sampling, FakeEngine("7")))
+    assert codes == ["context_length_exceeded"]
+    assert [one.status for one in found] == [Status.COMPLETED] * 2
+    assert all(len(one.prompt_tokens) + len(one.tokens) <= 40 for one in found)
