@@ -30,8 +30,10 @@ class Stream:
     A token is at most `max_staleness` weight versions behind when it is trained on. Two rules see to that. While the
     engine serves version v, no more groups are under way than the steps up to v + max_staleness train. And a batch is
     not taken, although enough groups are ready, where it would leave more groups of version u or older in flight than
-    the steps up to u + max_staleness can take: it waits for one of those. So nothing is made for nobody. While a whole
-    batch is ready nothing new is started.
+    the steps up to u + max_staleness can take: it waits for one of those. So nothing is made for nobody.
+
+    More than one batch is under way only because the trainer had to wait: while it is busy, what is started beyond the
+    next batch would just be older when it is trained on.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Stream:
             self._start(steps=1 + self._steps_ahead())
             self._changed.clear()
             await self._changed.wait()
-        self._start(steps=self._steps_ahead())
+        self._start(steps=min(1, self._steps_ahead()))
         return filled
 
     def metrics(self) -> dict[str, float]:
@@ -115,9 +117,7 @@ class Stream:
 
     def _refill(self) -> None:
         count = min(self._missing, self._settings.in_flight - len(self._running))
-        # where a batch is ready the trainer is behind: what is started now would only be older when it is trained on
-        is_ahead = len(self._ready) >= self._settings.wanted
-        if count <= 0 or is_ahead or self._is_spent() or self._trouble is not None:
+        if count <= 0 or self._is_spent() or self._trouble is not None:
             return
         groups = self._buffer.take(count)
         groups += self._source.take(count - len(groups))
