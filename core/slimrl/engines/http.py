@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
-import httpx
 import msgspec
-from httpx_aiohttp import AiohttpTransport
 
 from slimrl.errors import EngineError, EngineFailingError, EngineUnreachableError
 
@@ -23,6 +21,7 @@ Json = Any
 
 _LONGEST_WAIT_S = 5.0
 _JSON = {"content-type": "application/json"}
+_NO_LIMIT_BUT_TO_CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)  # `call` bounds the whole
 
 
 class EngineHttp:
@@ -32,20 +31,12 @@ class EngineHttp:
         self.url = url.rstrip("/")
         self._retry_s = retry_s
         self._reconnect_s = retry_s if reconnect_s is None else reconnect_s
-        self._urls: dict[str, httpx.URL] = {}  # parsing one costs 8% of a request
-        # max_connections=None would mean aiohttp's own limit of 100; 0 is none: whoever calls bounds the requests.
-        # keepalive_expiry stays below uvicorn's 5 s, so that a connection is not reused while the server closes it.
-        limits = httpx.Limits(max_connections=0, keepalive_expiry=4.0)
-        self._client = httpx.AsyncClient(
-            # trust_env: a proxy of the environment must not come between this machine and its own engine
-            transport=AiohttpTransport(verify=False, trust_env=False, limits=limits),
-            timeout=httpx.Timeout(None, connect=10.0),
-            trust_env=False,
-        )
+        self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
 
     async def call(
         self,
@@ -56,16 +47,14 @@ class EngineHttp:
         timeout_s: float,
         retry: bool = True,
         next_body: Callable[[int], Mapping[str, Any]] | None = None,
-    ) -> httpx.Response:
-        """The response with status 200 to one request; `next_body` makes another body for a retry, from its number.
+    ) -> bytes:
+        """The body of the answer with status 200; `next_body` makes another body for a retry, from its number.
 
         An answer 4xx is final. 5xx and a failed connection are tried again with growing, jittered waits for
         `retry_s` and `reconnect_s` from the first failure on. Nothing goes on longer than `timeout_s`. Every end but
         200 is an EngineError that names the engine, the path and the reason: EngineFailingError after 5xx,
         EngineUnreachableError after a failed connection.
         """
-        if path not in self._urls:
-            self._urls[path] = httpx.URL(self.url + path)
         first_failure: float | None = None
         attempt = 0
         try:
@@ -73,17 +62,13 @@ class EngineHttp:
                 while True:
                     failure = None
                     try:
-                        # httpx would take ten times as long to encode a prompt
-                        content = None if body is None else msgspec.json.encode(body)
-                        response = await self._client.request(
-                            method, self._urls[path], content=content, headers=_JSON if content else None
-                        )
-                        if response.status_code == 200:
-                            return response
-                        reason = f"HTTP {response.status_code}: {_message_of(response)}"
-                        if response.status_code < 500:
+                        status, answer = await self._ask(method, self.url + path, body)
+                        if status == 200:
+                            return answer
+                        reason = f"HTTP {status}: {_message_of(answer)}"
+                        if status < 500:
                             raise EngineError(f"engine {self.url} refused {method} {path} with {reason}")
-                    except (httpx.TransportError, aiohttp.ClientError) as error:
+                    except aiohttp.ClientError as error:
                         failure, reason = error, f"{type(error).__name__}: {error}"
                     now = time.monotonic()
                     first_failure = first_failure or now
@@ -101,22 +86,42 @@ class EngineHttp:
         except TimeoutError as error:
             raise EngineError(f"engine {self.url} did not finish {method} {path} within {timeout_s:.0f} s") from error
 
+    async def _ask(self, method: str, url: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
+        # json.dumps takes ten times as long for a prompt
+        content, headers = (None, None) if body is None else (msgspec.json.encode(body), _JSON)
+        async with self._open().request(method, url, data=content, headers=headers, allow_redirects=False) as response:
+            return response.status, await response.read()
 
-def decode(response: httpx.Response) -> Json:
-    """The JSON value of a response; EngineError when it is something else."""
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # No limit: whoever calls bounds the requests. Connections are kept for less than uvicorn's 5 s, so that one
+            # is not used again while the server closes it. A proxy of the environment is not asked: the engine is near.
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0, ssl=False)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=_NO_LIMIT_BUT_TO_CONNECT,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+            )
+        return self._session
+
+
+def decode(answer: bytes) -> Json:
+    """The JSON value of an answer; EngineError when it is something else."""
     try:
-        return response.json()
-    except ValueError as error:
-        raise EngineError(f"{response.url} answered what is not JSON: {response.text[:200]}") from error
+        return msgspec.json.decode(answer)
+    except msgspec.DecodeError as error:
+        raise EngineError(
+            f"the engine's answer is not JSON ({error}): {answer[:200].decode(errors='replace')}"
+        ) from error
 
 
-def _message_of(response: httpx.Response) -> str:
+def _message_of(answer: bytes) -> str:
     """What the server says went wrong, out of the shapes that SGLang and FastAPI use."""
     try:
-        reply = response.json()
-    except ValueError:
-        return response.text.strip()[:500] or "no message"
-    found = reply
+        found = msgspec.json.decode(answer)
+    except msgspec.DecodeError:
+        return answer[:500].decode(errors="replace").strip() or "no message"
     for key in ("error", "message", "detail"):
         if isinstance(found, dict) and key in found:
             found = found[key]
