@@ -150,7 +150,7 @@ def train(config: Config, plan: Plan, plugins: PluginSet, origins: Origins) -> F
 def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, start: Start) -> CrewSettings:
     """What each process is started with."""
     c = config
-    assert c.ckpt.hf_checkpoint and c.rollout.prompt_data, "checked with the configuration"
+    assert c.ckpt.hf_checkpoint, "checked with the configuration"
     hf_checkpoint = c.ckpt.hf_checkpoint.resolve()
     engine = EngineSettings(
         model_path=hf_checkpoint,

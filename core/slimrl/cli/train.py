@@ -93,7 +93,7 @@ def prepare(argv: Sequence[str]) -> Prepared:
         problems += check_model_flags(config.model, model.config) if model else []
     if problems:
         raise ConfigError(problems)
-    assert plugins is not None and num_prompts is not None, "a check that failed has named its problem"
+    assert plugins is not None, "a check that failed has named its problem"
     plan = make_plan(config, num_prompts=num_prompts)
     for entry in rows.left_out:
         sys.stderr.write(f"warning: {entry.told()}\n")
@@ -125,7 +125,7 @@ def read_rows(config: Config, problems: list[str]) -> PromptRows:
     folder = config.ckpt.hf_checkpoint
     if folder is not None and attempt(partial(open_hf_folder, folder, "--hf-checkpoint"), []) is None:
         folder = None  # `check` has reported it
-    specs = parse_prompt_files(rollout.prompt_data, [])
+    specs = [] if rollout.data_source_path else parse_prompt_files(rollout.prompt_data, [])
     if specs and len(specs) == len(rollout.prompt_data) and all(_is_read(spec.path) for spec in specs):
         scan = attempt(partial(scan_training, specs, rollout, folder), problems)
         if scan is not None:
@@ -173,6 +173,7 @@ def resolve_plugins(
     references = PluginReferences.from_config(
         config.rollout,
         config.grpo,
+        config.eval,
         rm_types=tuple(rows.rm_types),
         sets=sets,
         set_generators={

@@ -12,6 +12,7 @@ from slimrl.config import Config, EvalConfig, OptimizerConfig, RolloutConfig
 from slimrl.config.batch import solve_batch
 from slimrl.config.eval_sets import check_set, eval_datasets
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
+from slimrl.config.hooks import check_hooks, makes_advantages
 from slimrl.config.lengths import Lengths
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.ranges import check_ranges
@@ -42,6 +43,7 @@ def check(config: Config) -> list[str]:
         *_sources(config),
         *_partial(config),
         *_async(config),
+        *check_hooks(config),
         *_rm_url(config),
         *_eval(config.eval, config.rollout.rollout_max_response_len),
         *_loss(config),
@@ -78,7 +80,7 @@ def _required(config: Config) -> Iterator[str]:
     rollout = config.rollout
     if config.ckpt.hf_checkpoint is None:
         yield "--hf-checkpoint is required: the folder of a model (`slimrl model fetch smollm2-135m` makes one)"
-    if not rollout.prompt_data:
+    if not rollout.prompt_data and rollout.data_source_path is None:
         yield "--prompt-data is required: a JSONL or parquet file of prompts"
     if rollout.rollout_batch_size is None:
         yield "--rollout-batch-size is required: prompts (groups) per rollout"
@@ -169,7 +171,8 @@ def _rollout(config: Config) -> Iterator[str]:
             f"--num-rollout {rollout.num_rollout} and --num-epoch {rollout.num_epoch} both set the length of "
             "training; leave one out"
         )
-    if rollout.n_samples_per_prompt == 1 and config.grpo.advantage_estimator == "grpo":
+    is_alone = rollout.n_samples_per_prompt == 1 and not makes_advantages(rollout)
+    if is_alone and config.grpo.advantage_estimator == "grpo":
         yield (
             "--n-samples-per-prompt 1 with --advantage-estimator grpo trains nothing: a reward is compared with its "
             "group's mean, and a group of one is its own mean; set --n-samples-per-prompt 2 or more"
@@ -289,7 +292,7 @@ def _eval(config: EvalConfig, max_response_len: int | None) -> Iterator[str]:
         for field in fields(config):
             if getattr(config, field.name) != field.default and field.name not in training:
                 yield f"--{field.name.replace('_', '-')} has no effect without --eval-interval"
-    elif not config.eval_prompt_data and config.eval_config is None:
+    elif not config.eval_prompt_data and config.eval_config is None and config.eval_function_path is None:
         yield "--eval-interval needs --eval-prompt-data: pairs of a name and a path (or --eval-config FILE)"
     words = config.eval_prompt_data
     if words and config.eval_config is not None:

@@ -20,7 +20,8 @@ from slimrl.errors import ConfigError
 class Plan:
     """Everything that is derived from a checked configuration and the number of prompts."""
 
-    num_prompts: int
+    num_prompts: int | None
+    """None where a data source of the user's hands them out."""
     rollout_batch_size: int
     n_samples_per_prompt: int
     samples_per_rollout: int
@@ -29,8 +30,8 @@ class Plan:
     num_rollout: int
     total_steps: int
     """Optimizer steps in all."""
-    num_epochs: float
-    """Passes over the prompts, if no group is dropped."""
+    num_epochs: float | None
+    """Passes over the prompts, if no group is dropped; None where nobody counts them."""
     rollout_max_response_len: int
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
@@ -41,10 +42,10 @@ class Plan:
     processes: tuple[ProcessMemory, ...]
 
 
-def make_plan(config: Config, *, num_prompts: int) -> Plan:
+def make_plan(config: Config, *, num_prompts: int | None) -> Plan:
     """What a configuration that `check` found no fault with comes to; raises ConfigError for what it cannot."""
     sizes = solve_batch(config.rollout)
-    num_rollout = num_rollouts(config, num_prompts)
+    num_rollout = num_rollouts(config, num_prompts or 0)
     hf_checkpoint, max_response_len = config.ckpt.hf_checkpoint, config.rollout.rollout_max_response_len
     if num_rollout is None or hf_checkpoint is None or max_response_len is None:
         raise ConfigError("--num-rollout, --hf-checkpoint and --rollout-max-response-len are required")
@@ -64,7 +65,7 @@ def make_plan(config: Config, *, num_prompts: int) -> Plan:
         num_steps_per_rollout=sizes.num_steps_per_rollout,
         num_rollout=num_rollout,
         total_steps=num_rollout * sizes.num_steps_per_rollout,
-        num_epochs=num_rollout * sizes.rollout_batch_size / num_prompts,
+        num_epochs=num_rollout * sizes.rollout_batch_size / num_prompts if num_prompts else None,
         rollout_max_response_len=max_response_len,
         device=device,
         dtype=dtype,
@@ -102,11 +103,16 @@ def _in_flight(config: Config) -> int:
 def format_plan(plan: Plan, config: Config) -> str:
     """The plan as text for a terminal."""
     p, gib = plan, 2**30
+    length = f"{p.num_rollout:,} rollouts = {p.total_steps:,} optimizer steps"
+    prompts = f"from {config.rollout.data_source_path}"
+    if p.num_prompts is not None and p.num_epochs is not None:
+        length += f", {p.num_epochs:.2f} epochs"
+        prompts = f"{' '.join(config.rollout.prompt_data)}, {p.num_prompts:,} prompts"
     rows = [
         ("model", f"{config.ckpt.hf_checkpoint}, {p.num_parameters / 1e6:,.1f} M parameters"),
-        ("prompts", f"{' '.join(config.rollout.prompt_data)}, {p.num_prompts:,} prompts"),
+        ("prompts", prompts),
         ("batch", _batch_line(p)),
-        ("length", f"{p.num_rollout:,} rollouts = {p.total_steps:,} optimizer steps, {p.num_epochs:.2f} epochs"),
+        ("length", length),
         ("reward", config.rollout.custom_rm_path or config.rollout.rm_type or ""),
         ("device", f"{p.device}, {p.dtype}, {p.num_threads} threads"),
     ]

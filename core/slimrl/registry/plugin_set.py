@@ -209,6 +209,7 @@ def resolve_all(
             run_hooks.append((hook, registry.resolve(hook, reference)))
         except PluginError as error:
             problems += error.problems
+    problems += _pointless(dict(run_hooks))
     plugins = PluginSet(references, options, rewards, resolved, set_generators, run_hooks)
     if expected_fingerprint is None:
         problems += plugins.make_all()
@@ -228,6 +229,17 @@ def _run_hooks(rollout: RolloutConfig, evaluation: EvalConfig) -> Iterator[tuple
         named = getattr(evaluation if hasattr(evaluation, spec.setting) else rollout, spec.setting)
         references = (named,) if isinstance(named, str) else named or ()
         yield from ((cast(RunHook, kind), absolute(reference)) for reference in references)
+
+
+def _pointless(hooks: Mapping[RunHook, Resolved]) -> Iterator[str]:
+    """Functions that are not called beside others."""
+    converter, post_process = hooks.get("train_data_converter"), hooks.get("reward_post_process")
+    if converter is not None and converter.shape == "slime" and post_process is not None:
+        yield (
+            f"--custom-reward-post-process-path {post_process.reference} has no effect with "
+            f"--custom-convert-samples-to-train-data-path {converter.reference}, which returns the rewards that are "
+            "trained on; leave one out"
+        )
 
 
 def _told(plugins: PluginSet) -> str:

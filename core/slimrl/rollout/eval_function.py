@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from slimrl.data.buffer import is_finished
 from slimrl.protocols import EngineClient
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.registry.slime_arguments import router_of, set_values
@@ -48,8 +49,7 @@ class Evaluation:
         return found
 
 
-@dataclass(frozen=True)
-class Evaluated:
+class Evaluated(NamedTuple):
     """What an evaluation function returned."""
 
     metrics: dict[str, float]
@@ -81,6 +81,9 @@ async def evaluate_with(
             _read_set(hook, found, str(name), value, reward_key)
         else:
             found.metrics[str(name)] = _number(hook, name, value)
+    for group in list(supply.taken.values()):
+        if not is_finished(group):  # a prompt of training that was looked at and not answered
+            supply.put_back(group)
     return found
 
 

@@ -92,17 +92,20 @@ async def evaluate(
     step: int,
     *,
     stop_on_unscored: bool = False,
+    results: dict[str, list[Group]] | None = None,
 ) -> dict[str, float]:
     """Metrics of every set under the engine's weights, which have seen `step` steps; samples and reasons are stored.
 
     All prompts of a set are asked at once; the engine queues what it cannot hold. Raises RolloutError at a set with a
-    sample that could not be scored, if told to.
+    sample that could not be scored, if told to. `results` gets the groups by set.
     """
     metrics: dict[str, float] = {}
     for eval_set in sets:
         produce = produce_with(eval_set)
         groups = list(await asyncio.gather(*(produce(group) for group in eval_set.groups())))
         metrics |= eval_set.metrics(groups)
+        if results is not None:
+            results[eval_set.name] = groups
         store_evaluation(run.path, eval_set.name, step, groups)
         tell_outcomes(run, groups, eval_set.generator, step=step, eval_set=eval_set.name)
         if stop_on_unscored and (failure := first_failure(groups)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -13,29 +14,33 @@ from pathlib import Path
 
 from slimrl.data.buffer import Buffer, is_finished
 from slimrl.data.encoder import PromptEncoder
+from slimrl.data.foreign import ForeignSource
 from slimrl.data.source import PromptSource
 from slimrl.data.training import open_training
 from slimrl.engines.client import HttpEngineClient
 from slimrl.observe.rollout_file import write_rollout
 from slimrl.observe.run_dir import RunDir, write_atomically
-from slimrl.protocols import EngineClient, Generate, Tracker
+from slimrl.protocols import DataSource, EngineClient, Generate, Tracker
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.activity import Activity
-from slimrl.rollout.batch import make_batch
-from slimrl.rollout.evaluate import evaluate, read_eval_sets
+from slimrl.rollout.eval_function import Evaluation, evaluate_with
+from slimrl.rollout.evaluate import EvalSet, evaluate, read_eval_sets, store_evaluation
 from slimrl.rollout.events import MAX_TOLD, tell_outcomes
 from slimrl.rollout.gate import Gate
+from slimrl.rollout.hooks import RolloutHooks
 from slimrl.rollout.insufficient import NeverVaried, is_fallback
 from slimrl.rollout.loop import Filled, Produce, fill
 from slimrl.rollout.metrics import buffer_metrics, rollout_metrics
 from slimrl.rollout.partial import PartialRollout
 from slimrl.rollout.pass_rate import pass_rate_metrics
 from slimrl.rollout.produce import produce
+from slimrl.rollout.rollout_function import Rollout, fill_with
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.rollout.stream import Stream
+from slimrl.rollout.supply import Supply
 from slimrl.scoring.scorer import Scorer
 from slimrl.traits import does_continue
-from slimrl.types import SamplingParams, TrainBatch, TrainReport
+from slimrl.types import Group, SamplingParams, TrainBatch, TrainReport
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +62,6 @@ class RolloutManager:
     ) -> None:
         config = settings.rollout
         encoder = PromptEncoder.of_training(config, settings.hf_checkpoint)
-        prompts, left_out = open_training(settings.prompt_data, config, encoder, settings.hf_checkpoint)
-        if left_out:
-            run.event("rows_left_out", files=[asdict(entry) for entry in left_out])
         self._settings = settings
         self._plugins = plugins
         self._engine = engine
@@ -67,7 +69,33 @@ class RolloutManager:
         self._run = run
         self._trackers = trackers
         self._resources = resources
-        self.source = PromptSource(
+        self.source = self._open_source(encoder)
+        self._decode = partial(encoder.tokenizer.decode, skip_special_tokens=True)
+        self.buffer = Buffer(
+            plugins.buffer_filter,
+            keeps_partial=config.partial_rollout,
+            continues=does_continue(plugins.generate),
+        )
+        self._hooks = RolloutHooks(plugins)
+        self._activity = Activity()
+        self._stream = self._open_stream() if config.train_async else None
+        self._never_varied = NeverVaried()
+        self._eval_sets = read_eval_sets(settings, encoder)
+        self._last: Filled | None = None
+        self._engine_cpu_s = 0.0
+        self._cache_hits = 0
+        self._not_logged: dict[int, frozenset[str]] = {}
+        """By step: the metrics that a function of the user's logs itself."""
+
+    def _open_source(self, encoder: PromptEncoder) -> DataSource:
+        settings, config = self._settings, self._settings.rollout
+        hook = self._plugins.hook("data_source")
+        if hook is not None:
+            return ForeignSource(hook, encoder, group_size=config.n_samples_per_prompt, seed=config.rollout_seed)
+        prompts, left_out = open_training(settings.prompt_data, config, encoder, settings.hf_checkpoint)
+        if left_out:
+            self._run.event("rows_left_out", files=[asdict(entry) for entry in left_out])
+        return PromptSource(
             prompts,
             encoder.encode,
             group_size=config.n_samples_per_prompt,
@@ -76,26 +104,14 @@ class RolloutManager:
             parts=prompts.parts,
             source_of=prompts.source,
         )
-        self._decode = partial(encoder.tokenizer.decode, skip_special_tokens=True)
-        self.buffer = Buffer(
-            plugins.buffer_filter,
-            keeps_partial=config.partial_rollout,
-            continues=does_continue(plugins.generate),
-        )
-        self._activity = Activity()
-        self._stream = self._open_stream() if config.train_async else None
-        self._never_varied = NeverVaried()
-        self._eval_sets = read_eval_sets(settings, encoder)
-        self._last: Filled | None = None
-        self._engine_cpu_s = 0.0
-        self._cache_hits = 0
 
     async def generate(self, step: int, version: int) -> tuple[TrainBatch, dict[str, float]]:
         """The batch of one step and its metrics, while the engine serves the weights `version`.
 
         Raises RolloutError when it cannot be filled.
         """
-        filled = await (self._fill(version) if self._stream is None else self._stream.batch(step, version))
+        self._hooks.step, started = step, time.perf_counter()
+        filled, more = await self._filled(step, version)
         self._last = filled
         tell_outcomes(self._run, filled.kept + filled.dropped, self._plugins.references.generator, step=step)
         self._tell_insufficient(filled, step)
@@ -106,12 +122,36 @@ class RolloutManager:
             "perf/rollout_idle_share": self._activity.idle_share(),
             **self._cache_metrics(),
             **await self._engine_metrics(),
+            **self._hooks.filter_samples(filled.kept),
+            **more,
         }
         if self._settings.eval.log_passrate:
             metrics |= pass_rate_metrics(
                 filled.kept + filled.dropped, "rollout/", self._settings.eval.eval_pass_threshold
             )
-        return make_batch(step, filled.kept), metrics
+        self._hooks.process_all(filled.kept + filled.dropped, Supply(self.source, self.buffer))
+        batch, batch_metrics = self._hooks.make_batch(filled.kept)
+        metrics |= batch_metrics
+        if self._hooks.logs_rollout(filled.kept, metrics, time.perf_counter() - started):
+            self._not_logged[step] = frozenset(metrics)
+        return batch, metrics
+
+    async def _filled(self, step: int, version: int) -> tuple[Filled, dict[str, float]]:
+        """A batch, and metrics of a function of the user's that filled it."""
+        hook = self._plugins.hook("rollout_function")
+        if hook is None:
+            return await (self._fill(version) if self._stream is None else self._stream.batch(step, version)), {}
+        sampling, gate = self._settings.sampling(), Gate(self._engine, self._settings.concurrency)
+        rollout = Rollout(
+            step,
+            self._settings.batch_size,
+            sampling,
+            gate,
+            Supply(self.source, self.buffer),
+            self._plugins.dynamic_filter,
+            self._produce(sampling, gate),
+        )
+        return await fill_with(hook, rollout, self._scorer.score, self._settings.fill())
 
     async def _fill(self, version: int) -> Filled:
         """A batch for which everything is generated now."""
@@ -168,16 +208,34 @@ class RolloutManager:
 
     async def evaluate(self, step: int) -> dict[str, float]:
         """Metrics of every evaluation set under the engine's weights, which have seen `step` steps; stores samples."""
-        metrics = await evaluate(
-            self._eval_sets,
-            lambda eval_set: self._produce(eval_set.sampling, generate=self._plugins.generate_for(eval_set.name)),
-            self._run,
-            step,
-            stop_on_unscored=self._settings.rollout.on_unscored == "stop",
-        )
+        self._hooks.step = step
+        results: dict[str, list[Group]] = {}
+        hook = self._plugins.hook("eval_function")
+        if hook is None:
+            metrics = await evaluate(
+                self._eval_sets,
+                self._produce_set,
+                self._run,
+                step,
+                stop_on_unscored=self._settings.rollout.on_unscored == "stop",
+                results=results,
+            )
+        else:
+            evaluation = Evaluation(step, self._eval_sets, self._engine, self._produce_set)
+            supply = Supply(self.source, self.buffer)
+            key = self._settings.eval.eval_reward_key or self._settings.rollout.reward_key
+            metrics, results = await evaluate_with(hook, evaluation, supply, key)
+            for name, groups in results.items():
+                store_evaluation(self._run.path, name, step, groups)
+        if self._hooks.logs_evaluation(results, metrics):
+            metrics = {}
         self._cache_metrics()  # as below
         await self._engine_metrics()  # the next step's figure begins here
         return metrics
+
+    def _produce_set(self, eval_set: EvalSet) -> Produce:
+        generate = self._hooks.around(self._plugins.generate_for(eval_set.name), evaluation=True)
+        return self._produce(eval_set.sampling, generate=generate)
 
     def _produce(
         self, sampling: SamplingParams, engine: EngineClient | None = None, generate: Generate | None = None
@@ -185,7 +243,7 @@ class RolloutManager:
         return self._activity.watched(
             partial(
                 produce,
-                generate=generate or self._plugins.generate,
+                generate=generate or self._hooks.around(self._plugins.generate),
                 engine=engine or self._engine,
                 score=self._scorer.score,
                 sampling=sampling,
@@ -196,7 +254,7 @@ class RolloutManager:
     def _produce_partial(self, gate: Gate, version: int) -> Produce:
         config = self._settings.rollout
         rollout = PartialRollout(
-            self._plugins.generate,
+            self._hooks.around(self._plugins.generate),
             self._scorer.score,
             gate,
             version,
@@ -220,10 +278,13 @@ class RolloutManager:
         advantages = dict(zip(batch.sample_ids.tolist(), report.advantages.tolist(), strict=True))
         groups = sorted(self._last.kept + self._last.dropped, key=lambda g: g.group_id)
         write_rollout(self._run.rollouts, step, groups, advantages)
-        self.log(step, metrics)
+        left_out = self._not_logged.pop(step, frozenset())
+        self.log(step, {name: value for name, value in metrics.items() if name not in left_out})
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write one step's metrics to the run folder and the trackers."""
+        """Write one step's metrics to the run folder and the trackers, if there are any."""
+        if not metrics:
+            return
         self._run.log_metrics(step, metrics)
         for tracker in self._trackers:
             tracker.log(step, metrics)

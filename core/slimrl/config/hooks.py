@@ -1,0 +1,50 @@
+"""Rules of the functions that a run may name: what they make pointless, and what they cannot be used with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from slimrl.config import Config, RolloutConfig
+
+
+def makes_advantages(rollout: RolloutConfig) -> bool:
+    """Whether a function of the user's says how good a sample was, in place of the estimator."""
+    return bool(rollout.custom_reward_post_process_path or rollout.custom_convert_samples_to_train_data_path)
+
+
+def check_hooks(config: Config) -> Iterator[str]:
+    """Every broken rule, one sentence each."""
+    yield from _rollout_function(config.rollout)
+    yield from _data_source(config.rollout)
+    post_process = config.rollout.custom_reward_post_process_path
+    if post_process is not None:
+        why = f"with --custom-reward-post-process-path {post_process}, whose numbers are the advantages"
+        if config.grpo.advantage_estimator != type(config.grpo).advantage_estimator:
+            yield f"--advantage-estimator {config.grpo.advantage_estimator} has no effect {why}"
+        if config.grpo.disable_grpo_std_normalization:
+            yield f"--disable-grpo-std-normalization has no effect {why}"
+
+
+def _rollout_function(rollout: RolloutConfig) -> Iterator[str]:
+    if rollout.rollout_function_path is None:
+        return
+    function, defaults = f"--rollout-function-path {rollout.rollout_function_path}", RolloutConfig()
+    if rollout.train_async:
+        yield (
+            f"--async cannot be used with {function}: a function fills a batch when it is asked for one, and nothing "
+            "goes on behind it; leave one out"
+        )
+    for name in ("partial_rollout", "mask_offpolicy_in_partial_rollout", "on_insufficient", "max_sampling_rounds"):
+        if getattr(rollout, name) != getattr(defaults, name):
+            yield f"--{name.replace('_', '-')} has no effect with {function}, which fills the batch itself"
+
+
+def _data_source(rollout: RolloutConfig) -> Iterator[str]:
+    if rollout.data_source_path is None:
+        return
+    source = f"--data-source-path {rollout.data_source_path}"
+    if rollout.num_epoch is not None:
+        yield f"--num-epoch {rollout.num_epoch} cannot be counted with {source}; set --num-rollout"
+    for name in ("skip_bad_rows", "skip_long_prompts"):
+        if getattr(rollout, name):
+            yield f"--{name.replace('_', '-')} has no effect with {source}: slimrl reads no rows for training"
