@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from slimrl.cli.command_flags import print_help, read_flags, wants_help
+from slimrl.cli.command_flags import print_help, read_flags, typed_settings, wants_help
 from slimrl.cli.main import EXIT_FAILED
-from slimrl.cli.plugin_flags import load_plugins
+from slimrl.cli.plugin_flags import check_options, load_plugins
 from slimrl.cli.reward_flags import check_scoring
 from slimrl.config import Config, RolloutConfig
 from slimrl.errors import UsageError
@@ -64,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
     if problems := list(check_scoring(flags.rm_timeout, None)):
         raise UsageError(problems)
     suite = _suite(words[0], flags, registry, plugin_options)
-    _ = suite.resolved  # PluginError: there is nothing to check
+    # PluginError where there is nothing to check
+    check_options(registry, [suite.resolved], typed_settings(words[1:]))
     findings = _show(suite) if not flags.json else list(suite)
     if flags.json:
         sys.stdout.write(json.dumps(_document(suite, findings), ensure_ascii=False, indent=1) + "\n")

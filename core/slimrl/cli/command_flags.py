@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar, cast, get_type_hints
 
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP
 from slimrl.config.settings import Setting, did_you_mean, field_docs
+from slimrl.config.words import given_flags
 from slimrl.errors import ConfigError
 
 T = TypeVar("T")
@@ -27,21 +28,20 @@ def read_flags(argv: Sequence[str], kind: type[T], more: Sequence[object] = ()) 
     table = {setting.name: setting for one in (kind, *more) for setting in _settings(_type(one))}
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for typed, words in _split(argv, problems):
-        name, is_off = typed.replace("-", "_"), False
+    for given in given_flags(argv, problems):
+        name, is_off = given.typed.replace("-", "_"), False
         if name not in table and name.startswith("no_") and _is_switch(table.get(name[3:])):
             name, is_off = name[3:], True
         setting = table.get(name)
         if setting is None:
             known = [one.replace("_", "-") for one in table]
-            problems.append(f"unknown flag --{typed}" + did_you_mean(typed, known, "--"))
+            problems.append(f"unknown flag --{given.typed}" + did_you_mean(given.typed, known, "--"))
             continue
         try:
-            value = _value(setting, words, is_off)
+            value = _value(setting, given.values, is_off)
         except ValueError:
             takes = "no value" if setting.base is bool else setting.expects
-            got = repr(" ".join(words)) if words else "nothing"
-            problems.append(f"--{typed} takes {takes}; got {got}")
+            problems.append(f"--{given.typed} takes {takes}; got {given.text}")
             continue
         values[name] = (*values.get(name, ()), *value) if setting.item else value
     if problems:
@@ -51,6 +51,14 @@ def read_flags(argv: Sequence[str], kind: type[T], more: Sequence[object] = ()) 
         found = {field.name: values[field.name] for field in fields(_type(one)) if field.name in values}
         made.append(one(**found) if isinstance(one, type) else replace(cast(Any, one), **found))
     return made[0], made[1:]
+
+
+def typed_settings(argv: Sequence[str]) -> dict[str, str]:
+    """The settings that flags of a command line name, each with its flag."""
+    names = [given.typed for given in given_flags(argv, [])]
+    return {name.removeprefix("no-").replace("-", "_"): f"--{name}" for name in names} | {
+        name.replace("-", "_"): f"--{name}" for name in names
+    }
 
 
 def wants_help(argv: Sequence[str]) -> bool:
@@ -85,18 +93,6 @@ def _settings(kind: type) -> Iterator[Setting]:
     for field in fields(kind):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         yield Setting(field.name, kind.__name__, hints[field.name], default, helps.get(field.name, ""))
-
-
-def _split(argv: Sequence[str], problems: list[str]) -> Iterator[tuple[str, list[str]]]:
-    words = list(argv)
-    while words and not words[0].startswith("--"):
-        problems.append(f"unexpected argument {words.pop(0)!r}; a flag begins with --")
-    while words:
-        typed, equals, value = words.pop(0)[2:].partition("=")
-        values = [value] if equals else []
-        while words and not words[0].startswith("--"):
-            values.append(words.pop(0))
-        yield typed.replace("_", "-"), values
 
 
 def _is_switch(setting: Setting | None) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from slimrl.checkpoints import find_start
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, load_plugins, take_plugin_flags
-from slimrl.cli.train import attempt, read_rows, resolve_plugins, without_reward
+from slimrl.cli.train import attempt, given_options, plugin_problems, read_rows, resolve_plugins, without_reward
 from slimrl.config import CkptConfig, Config, RolloutConfig
 from slimrl.config.check import check_evaluation
 from slimrl.config.eval_sets import EvalDataset, eval_datasets
@@ -122,9 +122,8 @@ def prepare(argv: Sequence[str]) -> Job:
         problems.append(missing)
     else:
         plugins = attempt(lambda: resolve_plugins(config, rows, plugin_options, selection, registry), problems)
-        problems += (
-            [f"{rows.rm_types[name]}: {said}" for name, said in plugins.rewards.unknown.items()] if plugins else []
-        )
+        given = given_options(parsed.origins, in_file=False)
+        problems += plugin_problems(plugins, rows, registry, given) if plugins else []
     run = RunDir((own.output or Path("evals") / datetime.now().strftime("%Y%m%d-%H%M%S")).resolve())
     problems += _output(run, datasets, step, f"--output {own.output}")
     if problems:

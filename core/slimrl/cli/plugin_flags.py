@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from slimrl.errors import ConfigError
-from slimrl.registry import Registry, load
+from slimrl.registry import Registry, Resolved, load
 from slimrl.registry.selection import PluginSelection
+from slimrl.registry.unused_options import unused_options
 
 PLUGIN_FLAGS_HELP: Final = (
     "Plugins: -p no:NAME leaves one out (an entry point, a distribution, or distribution/name); "
@@ -44,6 +45,12 @@ def take_plugin_flags(argv: Sequence[str]) -> tuple[PluginSelection, list[str]]:
     if not autoload:
         selection = PluginSelection(only=selection.only, autoload=False)
     return selection.with_names(names), rest
+
+
+def check_options(registry: Registry, used: Sequence[Resolved], given: Mapping[str, str]) -> None:
+    """Raise ConfigError for options, by name with their flag, of plugins that are not used."""
+    if problems := list(unused_options(registry.catalogue, used, given)):
+        raise ConfigError(problems)
 
 
 def load_plugins(argv: Sequence[str]) -> tuple[Registry, list[str]]:

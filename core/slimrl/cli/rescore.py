@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
-from slimrl.cli.command_flags import print_help, read_flags, wants_help
-from slimrl.cli.plugin_flags import load_plugins
+from slimrl.cli.command_flags import print_help, read_flags, typed_settings, wants_help
+from slimrl.cli.plugin_flags import check_options, load_plugins
 from slimrl.cli.reward_flags import check_rm_url, check_scoring
 from slimrl.config import Config
 from slimrl.config.flags import parse
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     recorded = parse(["--config", str(run.config)], extra=option_types)
     flags, plugin_options = read_flags(words[1:], RescoreFlags, recorded.plugin_options)
     steps = _steps(run, flags)
-    job = _resolved(steps, recorded.config, flags, plugin_options, registry)
+    job = _resolved(steps, recorded.config, flags, plugin_options, registry, typed_settings(words[1:]))
     with ExitStack() as files:
         output = files.enter_context(_open(flags.output)) if flags.output else None
         changes = asyncio.run(_run(job, output))
@@ -116,7 +116,12 @@ def _steps(run: RunDir, flags: RescoreFlags) -> dict[int, Path]:
 
 
 def _resolved(
-    steps: dict[int, Path], recorded: Config, flags: RescoreFlags, plugin_options: Sequence[object], registry: Registry
+    steps: dict[int, Path],
+    recorded: Config,
+    flags: RescoreFlags,
+    plugin_options: Sequence[object],
+    registry: Registry,
+    given: Mapping[str, str],
 ) -> Job:
     rollout = replace(
         recorded.rollout,
@@ -134,10 +139,13 @@ def _resolved(
     config = replace(recorded, rollout=rollout)
     options = Options([*(getattr(config, field.name) for field in fields(config)), *plugin_options])
     filter_path = rollout.dynamic_sampling_filter_path
-    keep = registry.resolve("dynamic_filter", absolute(filter_path)).make(options) if filter_path else None
-    advantage = registry.resolve("advantage", absolute(recorded.grpo.advantage_estimator)).make(options)
+    found_filter = registry.resolve("dynamic_filter", absolute(filter_path)) if filter_path else None
+    found_advantage = registry.resolve("advantage", absolute(recorded.grpo.advantage_estimator))
+    others = [found_advantage] if found_filter is None else [found_advantage, found_filter]
+    check_options(registry, [*(component.resolved for component in rewards.components()), *others], given)
+    keep = None if found_filter is None else cast(DynamicFilter, found_filter.make(options))
     settings = ScoringSettings(num_workers=flags.rm_workers, timeout_s=flags.rm_timeout)
-    return Job(steps, rewards, options, settings, cast("DynamicFilter | None", keep), cast(Advantage, advantage))
+    return Job(steps, rewards, options, settings, keep, cast(Advantage, found_advantage.make(options)))
 
 
 async def _run(job: Job, output: TextIO | None) -> dict[int, Change]:

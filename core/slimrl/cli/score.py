@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from slimrl.cli.command_flags import print_help, read_flags, wants_help
+from slimrl.cli.command_flags import print_help, read_flags, typed_settings, wants_help
 from slimrl.cli.main import EXIT_INTERRUPTED
-from slimrl.cli.plugin_flags import load_plugins
+from slimrl.cli.plugin_flags import check_options, load_plugins
 from slimrl.cli.reward_flags import check_rm_url, check_scoring, shown_command
 from slimrl.config import Config, RolloutConfig
 from slimrl.errors import SlimrlError, UsageError
@@ -90,6 +90,7 @@ def main(argv: Sequence[str]) -> int:
     scan = source.scan()
     rewards = resolve_rewards(registry, RewardReferences.from_config(rollout, scan.rm_types))
     check_rm_url(flags.rm_url, rewards)
+    check_options(registry, [component.resolved for component in rewards.components()], typed_settings(words))
     config = Config(rollout=rollout)
     options = Options([*(getattr(config, field.name) for field in fields(config)), *plugin_options])
     identity = _identity(source, scan, rewards, plugin_options)

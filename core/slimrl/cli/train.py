@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, take_plugin_flags
 from slimrl.cli.reward_flags import shown_command
 from slimrl.config import Config, RolloutConfig
 from slimrl.config.check import check
+from slimrl.config.estimator import check_estimator
 from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins, parse
 from slimrl.config.hf_folder import open_hf_folder
@@ -26,6 +27,8 @@ from slimrl.errors import ConfigError, UsageError
 from slimrl.megatron.shape import check_model_flags
 from slimrl.registry import Options, PluginReferences, PluginSelection, PluginSet, Registry, load, resolve_all
 from slimrl.registry.rewards import SetReference
+from slimrl.traits import advantage_traits_of
+from slimrl.registry.unused_options import unused_options
 
 T = TypeVar("T")
 
@@ -82,9 +85,8 @@ def prepare(argv: Sequence[str]) -> Prepared:
     missing = without_reward(config.rollout, rows)
     if missing is None:
         plugins = attempt(lambda: resolve_plugins(config, rows, parsed.plugin_options, selection, registry), problems)
-        problems += (
-            [f"{rows.rm_types[name]}: {said}" for name, said in plugins.rewards.unknown.items()] if plugins else []
-        )
+        problems += plugin_problems(plugins, rows, registry, given_options(origins)) if plugins else []
+        problems += check_estimator(config, advantage_traits_of(plugins.advantage)) if plugins else []
     else:
         problems.append(missing)
     if config.ckpt.hf_checkpoint is not None and (config.ckpt.hf_checkpoint / "config.json").exists():
@@ -184,6 +186,21 @@ def resolve_plugins(
     )
     references = replace(references, selection=selection)
     return resolve_all(references, options, registry=registry)
+
+
+def plugin_problems(
+    plugins: PluginSet, rows: PromptRows, registry: Registry, given: Mapping[str, str]
+) -> Iterator[str]:
+    """What is wrong with plugins that were found: rewards that only rows name, and options that nothing reads."""
+    yield from (f"{rows.rm_types[name]}: {said}" for name, said in plugins.rewards.unknown.items())
+    yield from unused_options(registry.catalogue, plugins.used(), given)
+
+
+def given_options(origins: Origins, *, in_file: bool = True) -> dict[str, str]:
+    """The settings that were said, with their spelling: flags, and with `in_file` the keys of the file of --config."""
+    flags = {name: f"--{name.replace('_', '-')}" for name, origin in origins.items() if origin == "flag"}
+    files = {name: origin.removeprefix("file ") for name, origin in origins.items() if origin.startswith("file ")}
+    return {**{name: f"{path}: {name}" for name, path in files.items()}, **flags} if in_file else flags
 
 
 def attempt(action: Callable[[], T], problems: list[str]) -> T | None:

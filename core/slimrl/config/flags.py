@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from slimrl.config import Config
 from slimrl.config.plugin_options import table_of
 from slimrl.config.settings import Setting, build, build_options, categories, did_you_mean, settings
 from slimrl.config.toml import read_toml
+from slimrl.config.words import Given, given_flags
 from slimrl.errors import ConfigError
 
 # Flags of the guide that need more than this version has; known by name so that no wrong flag is suggested.
@@ -64,20 +65,6 @@ class Parsed:
     """An instance of each of the plugins' dataclasses."""
 
 
-@dataclass(frozen=True)
-class Given:
-    """One flag as it was typed."""
-
-    typed: str
-    """The flag without dashes, hyphenated."""
-    values: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """The values as typed, for messages."""
-        return repr(" ".join(self.values)) if self.values else "nothing"
-
-
 def parse(
     argv: Sequence[str],
     *,
@@ -99,7 +86,7 @@ def parse(
     from_flags: dict[str, Any] = {}
     given_switches: set[str] = set()
     config_file: Path | None = None
-    for given in _split(argv, problems):
+    for given in given_flags(argv, problems, SHORT):
         setting = _setting(given, table)
         if given.typed == "config":
             if len(given.values) == 1:
@@ -129,20 +116,6 @@ def parse(
         switches=frozenset(given_switches),
         plugin_options=build_options(extra, values),
     )
-
-
-def _split(argv: Sequence[str], problems: list[str]) -> Iterator[Given]:
-    """Each flag with the words up to the next one; a repeated flag comes again, so the last one counts."""
-    words = list(argv)
-    while words and not words[0].startswith("--"):
-        problems.append(f"unexpected argument {words.pop(0)!r}; a flag begins with --")
-    while words:
-        name, equals, value = words.pop(0)[2:].partition("=")
-        values = [value] if equals else []
-        while words and not words[0].startswith("--"):
-            values.append(words.pop(0))
-        typed = name.replace("_", "-")
-        yield Given(SHORT.get(typed, typed), tuple(values))
 
 
 def _setting(given: Given, table: Mapping[str, Setting]) -> Setting | None:

@@ -155,13 +155,17 @@ class PluginSet:
                 problems += error.problems
         return list(dict.fromkeys(problems))
 
-    def lock(self) -> list[dict[str, object]]:
-        """The rows of plugins.lock: name, distribution, version and source hash of each plugin."""
+    def used(self) -> list[Resolved]:
+        """Every plugin, each once."""
         rewards = {c.resolved.reference: c.resolved for c in self.rewards.components()}
         generators = {found.reference: found for found in self.set_generators.values()}
         generators.pop(self.resolved["generator"].reference, None)
         hooks = [found for _, found in self.run_hooks]
-        return [r.lock_row() for r in (*rewards.values(), *self.resolved.values(), *generators.values(), *hooks)]
+        return [*rewards.values(), *self.resolved.values(), *generators.values(), *hooks]
+
+    def lock(self) -> list[dict[str, object]]:
+        """The rows of plugins.lock: name, distribution, version and source hash of each plugin."""
+        return [found.lock_row() for found in self.used()]
 
     @cached_property
     def fingerprint(self) -> str:

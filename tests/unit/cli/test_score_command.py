@@ -397,3 +397,20 @@ def test_any_command_line_is_read_or_refused(words: list[str]) -> None:
         assert error.problems
     else:
         assert len(flags.reward) <= len(words)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("score", "--rm-type", "math", *FILES), 2),
+        (("score", "--rm-type", "f1", "--reward", "dapo", *FILES), 0),
+        (("check", "math"), 2),
+    ],
+)
+def test_an_option_of_another_reward_is_refused(command: tuple[str, ...], code: int, slimrl: Run, folder: Path) -> None:
+    write(folder, [{"response": "7", "label": "7"}])
+    outcome = slimrl(*command, "--no-dapo-strict-box-verify")
+    assert outcome.code == code, outcome.stderr
+    assert outcome.stderr.startswith("error: --no-dapo-strict-box-verify has no effect: it is of plugin ") == (
+        code == 2
+    )

@@ -189,3 +189,19 @@ def test_wrong_words_about_prompts_are_one_clear_error(
     outcome = slimrl("train", *words(argv), *flags)
     assert outcome.code == 2
     assert (outcome.stderr.count("error: "), error in outcome.stderr) == (1, True), outcome.stderr
+
+
+def test_an_option_of_a_plugin_that_is_not_used_is_refused(
+    argv: dict[str, object], slimrl: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text("[dapo]\ndapo_strict_box_verify = true\n")
+    outcome = slimrl("train", "--dry-run", *words(argv), "--config", "run.toml", "--accuracy-band-low", "0.1")
+    assert (outcome.code, outcome.heavy) == (2, [])
+    lines = sorted(outcome.stderr.splitlines())
+    assert lines[0].startswith("error: --accuracy-band-low has no effect: it is of plugin filter-dynamic (slimrl ")
+    assert lines[1].startswith("error: run.toml: dapo_strict_box_verify has no effect: it is of plugin reward-dapo (")
+    (tmp_path / "prompts.jsonl").write_text('{"input": "1", "label": "2", "metadata": {"rm_type": "dapo"}}\n' * 8)
+    del argv["--custom-rm-path"]
+    filtered = ("--dynamic-sampling-filter-path", "truncation", "--accuracy-band-low", "0.1")
+    outcome = slimrl("train", "--dry-run", *words(argv), "--config", "run.toml", *filtered)
+    assert outcome.code == 0, outcome.stderr
