@@ -37,12 +37,31 @@ from slimrl.types import (
 )
 
 if TYPE_CHECKING:
-    from slimrl.endpoint import ChatTemplate, Endpoint, PlainTemplate, Segment, Session, next_reply
+    from slimrl.endpoint import (
+        ChatTemplate,
+        Endpoint,
+        PlainTemplate,
+        Segment,
+        Session,
+        ToolCall,
+        next_reply,
+        split_tool_calls,
+    )
 else:
+    LATER = (
+        "ChatTemplate",
+        "Endpoint",
+        "PlainTemplate",
+        "Segment",
+        "Session",
+        "ToolCall",
+        "next_reply",
+        "split_tool_calls",
+    )
 
     def __getattr__(name: str) -> object:
         """What few plugins need is imported when one asks for it: every reward's worker imports this module."""
-        if name in ("ChatTemplate", "Endpoint", "PlainTemplate", "Segment", "Session", "next_reply"):
+        if name in LATER:
             import slimrl.endpoint
 
             return getattr(slimrl.endpoint, name)
@@ -81,6 +100,7 @@ __all__ = [
     "SlimrlError",
     "Status",
     "TokenAdvantage",
+    "ToolCall",
     "Tracker",
     "TrainBatch",
     "UsageError",
@@ -92,4 +112,5 @@ __all__ = [
     "last_boxed",
     "next_reply",
     "reward_traits",
+    "split_tool_calls",
 ]

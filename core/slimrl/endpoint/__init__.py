@@ -7,6 +7,16 @@ from slimrl.endpoint.segment import Segment
 from slimrl.endpoint.server import Endpoint
 from slimrl.endpoint.session import Session
 from slimrl.endpoint.template import ChatTemplate
+from slimrl.endpoint.tool_calls import ToolCall, split_tool_calls
 from slimrl.endpoint.turn import next_reply
 
-__all__ = ["ChatTemplate", "Endpoint", "PlainTemplate", "Segment", "Session", "next_reply"]
+__all__ = [
+    "ChatTemplate",
+    "Endpoint",
+    "PlainTemplate",
+    "Segment",
+    "Session",
+    "ToolCall",
+    "next_reply",
+    "split_tool_calls",
+]

@@ -46,8 +46,8 @@ def outside(function: Callable[..., Any]) -> Call:
     """
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
         loop = _Loop()
-        return lambda *arguments: loop.run(function(*arguments))
-    return lambda *arguments: _in_thread(lambda: function(*arguments))
+        return lambda *arguments, **named: loop.run(function(*arguments, **named))
+    return lambda *arguments, **named: _in_thread(lambda: function(*arguments, **named))
 
 
 class _Loop:
