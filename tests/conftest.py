@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from slimrl.endpoint import ChatTemplate
+
+# How long an example takes depends on what else the machine does; pytest-timeout guards against one that hangs.
+hypothesis.settings.register_profile("slimrl", deadline=None)
+hypothesis.settings.load_profile("slimrl")
 
 WORDS = ["1", "2", "3", "4", "5", "6", "7", "8", "<end>"]
 CHAT_TEMPLATE = (

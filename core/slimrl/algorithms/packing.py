@@ -28,24 +28,21 @@ def plan_micro_batches(
     if max_samples is not None:
         return [list(range(i, min(i + max_samples, len(num_tokens)))) for i in range(0, len(num_tokens), max_samples)]
     assert max_tokens is not None
-    units = _units(num_tokens, cluster_ids, max_tokens)
+    units = cluster_units(num_tokens, cluster_ids, max_tokens)
     sizes = np.array([sum(num_tokens[i] for i in unit) for unit in units], dtype=np.int64)
     bins: list[list[int]] = []
-    room = np.empty(len(units), dtype=np.int64)
+    room = np.full(len(units) + 1, max_tokens, dtype=np.int64)
     for unit in np.argsort(-sizes, kind="stable"):
-        fits = room[: len(bins)] >= sizes[unit]
-        if fits.any():
-            target = int(fits.argmax())
-        else:
+        target = int((room[: len(bins) + 1] >= sizes[unit]).argmax())
+        if target == len(bins) or room[target] < sizes[unit]:
             target = len(bins)
             bins.append([])
-            room[target] = max_tokens
         bins[target].extend(units[unit])
         room[target] -= sizes[unit]
     return sorted(sorted(samples) for samples in bins)
 
 
-def _units(num_tokens: Sequence[int], cluster_ids: Sequence[int], max_tokens: int) -> list[list[int]]:
+def cluster_units(num_tokens: Sequence[int], cluster_ids: Sequence[int], max_tokens: int) -> list[list[int]]:
     """What first-fit places as a whole: clusters, or consecutive pieces of one that is over the limit."""
     clusters: dict[int, list[int]] = {}
     for index, cluster in enumerate(cluster_ids):
