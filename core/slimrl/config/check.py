@@ -10,15 +10,15 @@ from pathlib import Path
 
 from slimrl.config import Config, EvalConfig, OptimizerConfig, RolloutConfig
 from slimrl.config.batch import solve_batch
+from slimrl.config.engines import check_engines
 from slimrl.config.eval_sets import check_set, eval_datasets
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
-from slimrl.config.hooks import check_hooks, makes_advantages
+from slimrl.config.hooks import check_hooks
 from slimrl.config.lengths import Lengths
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.ranges import check_ranges
 from slimrl.errors import CheckpointError, ConfigError
 
-ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 OWN_TEMPLATE_KWARGS = frozenset(
     ["conversation", "max_length", "padding", "return_dict", "return_tensors", "tokenize", "tools", "truncation"]
@@ -49,7 +49,7 @@ def check(config: Config) -> list[str]:
         *_loss(config),
         *_optimizer(config.optimizer),
         *_perf(config),
-        *_engine(config),
+        *check_engines(config),
     ]
 
 
@@ -67,7 +67,7 @@ def check_evaluation(config: Config) -> list[str]:
         *_rollout(as_trained),
         *_rm_url(as_trained),
         *_eval(as_trained.eval, rollout.rollout_max_response_len),
-        *_engine(as_trained),
+        *check_engines(as_trained),
     ]
 
 
@@ -170,12 +170,6 @@ def _rollout(config: Config) -> Iterator[str]:
         yield (
             f"--num-rollout {rollout.num_rollout} and --num-epoch {rollout.num_epoch} both set the length of "
             "training; leave one out"
-        )
-    is_alone = rollout.n_samples_per_prompt == 1 and not makes_advantages(rollout)
-    if is_alone and config.grpo.advantage_estimator == "grpo":
-        yield (
-            "--n-samples-per-prompt 1 with --advantage-estimator grpo trains nothing: a reward is compared with its "
-            "group's mean, and a group of one is its own mean; set --n-samples-per-prompt 2 or more"
         )
     named = [rollout.custom_rm_path, *rollout.reward] if rollout.custom_rm_path else [*rollout.reward, rollout.rm_type]
     if rollout.group_rm and not any(name and (":" in name or "." in name) for name in named):
@@ -318,8 +312,13 @@ def _loss(config: Config) -> Iterator[str]:
     if not grpo.use_kl_loss:
         if grpo.kl_loss_coef > 0:
             yield f"--kl-loss-coef {grpo.kl_loss_coef} has no effect without --use-kl-loss"
-        if grpo.kl_loss_type != type(grpo).kl_loss_type:
+        if grpo.kl_loss_type != type(grpo).kl_loss_type and not grpo.kl_coef:
             yield f"--kl-loss-type {grpo.kl_loss_type} has no effect without --use-kl-loss"
+    elif grpo.kl_coef and grpo.kl_loss_coef:
+        yield (
+            f"--kl-coef {grpo.kl_coef} and --kl-loss-coef {grpo.kl_loss_coef} both hold the policy near the reference: "
+            "one in the rewards, one in the loss; leave one out"
+        )
 
 
 def _optimizer(config: OptimizerConfig) -> Iterator[str]:
@@ -339,15 +338,3 @@ def _perf(config: Config) -> Iterator[str]:
         yield f"--max-tokens-per-gpu {perf.max_tokens_per_gpu} has no effect without --use-dynamic-batch-size"
     if perf.micro_batch_size is not None and perf.use_dynamic_batch_size:
         yield f"--micro-batch-size {perf.micro_batch_size} has no effect with --use-dynamic-batch-size; leave one out"
-
-
-def _engine(config: Config) -> Iterator[str]:
-    addresses, sglang = config.sglang.rollout_external_engine_addrs, config.sglang
-    for address in addresses:
-        match = ADDRESS.fullmatch(address)
-        if match is None or not 0 < int(match[1]) < 65536:
-            yield f"--rollout-external-engine-addrs {address!r} is not an address; expected host:port"
-    if len(addresses) > 1:
-        yield f"--rollout-external-engine-addrs: this version talks to one engine; got {len(addresses)}"
-    if addresses and sglang.sglang_max_running_requests != type(sglang).sglang_max_running_requests:
-        yield "--sglang-max-running-requests has no effect on an engine that --rollout-external-engine-addrs names"

@@ -13,7 +13,15 @@ class GrpoConfig:
     advantage_estimator: str = "grpo"
     """Advantage estimator: a name an installed plugin offers."""
     disable_grpo_std_normalization: bool = False
-    """Only centre the rewards of a group; do not divide by their standard deviation."""
+    """Only centre the rewards of a group; do not divide by their standard deviation (grpo, gspo, cispo)."""
+    kl_coef: float = 0.0
+    """Weight of the KL divergence from the reference model (--kl-loss-type) in the rewards, for estimators that heed it."""
+    gamma: float = 1.0
+    """Discount of later rewards, for estimators that heed it."""
+    lambd: float = 1.0
+    """Lambda of generalised advantage estimation, for estimators that heed it."""
+    normalize_advantages: bool = False
+    """Whiten the advantages over all trained tokens of a rollout: mean 0, standard deviation 1."""
     eps_clip: float = 0.2
     """Clip range of the probability ratio below 1."""
     eps_clip_high: float | None = None

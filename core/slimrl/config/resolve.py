@@ -66,7 +66,7 @@ def _derived(config: Config, num_prompts: int | None) -> dict[str, Any]:
         derived["max_tokens_per_gpu"] = MAX_TOKENS_PER_GPU
     else:
         derived["micro_batch_size"] = rollout.n_samples_per_prompt  # the samples of a prompt share its forward
-    if config.ckpt.hf_checkpoint is not None and config.grpo.use_kl_loss:
+    if config.ckpt.hf_checkpoint is not None and (config.grpo.use_kl_loss or config.grpo.kl_coef):
         derived["ref_load"] = config.ckpt.hf_checkpoint
     try:
         sizes = solve_batch(rollout)

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slimrl.algorithms.whiten import moments, whiten
 from slimrl.errors import TrainError
-from slimrl.protocols import Advantage
+from slimrl.estimator import Estimate
 from slimrl.registry.run_hook import RunHookFunction
-from slimrl.types import TrainBatch
+from slimrl.types import AdvantageInput, TrainBatch
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,43 @@ class Advantages:
     """[samples] the mean of a sample's tokens"""
 
 
-def advantages_of(
-    batch: TrainBatch, estimator: Advantage, *, name: str, postprocess: RunHookFunction | None = None
-) -> Advantages:
-    """The advantages that come with a batch, else the estimator's, which is called `name`; then `postprocess`.
+@dataclass(frozen=True)
+class LogProbs:
+    """Log-probs of a batch's response tokens, natural; zeros where nothing asked for a token's."""
 
-    Raises TrainError for a number that is not finite or a wrong count of them, RolloutError for what `postprocess`
-    does.
+    old: NDArray[np.float32] | None = None
+    """[response tokens] of the policy before the rollout's first optimizer step."""
+    reference: NDArray[np.float32] | None = None
+    """[response tokens]"""
+
+
+def advantages_of(
+    batch: TrainBatch,
+    estimate: Estimate,
+    known: LogProbs,
+    *,
+    name: str,
+    normalize: bool = False,
+    postprocess: RunHookFunction | None = None,
+) -> Advantages:
+    """The advantages that come with a batch, else those of the estimator, which is called `name`; then `postprocess`.
+
+    `normalize` whitens the estimator's over all trained tokens. A token that is not trained on has its sample's mean.
+    Raises TrainError for a number that is not finite, RolloutError for what `postprocess` does.
     """
-    per_sample = batch.advantages
-    if per_sample is None:
-        per_sample = np.asarray(estimator(batch.rewards, batch.group_ids), dtype=np.float32)
-        _check(per_sample, batch, name)
-    per_token = np.repeat(per_sample, batch.response_lengths)
+    if batch.advantages is not None:
+        per_sample = batch.advantages
+        per_token = np.repeat(per_sample, batch.response_lengths)
+    else:
+        seen = advantage_input(batch, known)
+        estimated = estimate(seen).advantages
+        if normalize and len(estimated):
+            estimated = whiten(estimated, moments(estimated))
+        sums = np.bincount(seen.sample_of_token, estimated, len(batch))
+        per_sample = (sums / np.maximum(seen.num_tokens, 1)).astype(np.float32)
+        _check_finite(per_sample, batch, name)
+        per_token = np.repeat(per_sample, batch.response_lengths)
+        per_token[np.flatnonzero(batch.loss_mask)] = estimated
     if postprocess is None:
         return Advantages(batch, per_token, per_sample)
     batch = replace(batch, loss_mask=batch.loss_mask.copy())  # Ray's arrays are read-only
@@ -85,12 +110,22 @@ def _run_slimes(
         target[:] = torch.cat(parts).to(torch.float64).numpy() if parts else 0
 
 
-def _check(advantages: NDArray[np.float32], batch: TrainBatch, name: str) -> None:
-    if advantages.shape != batch.rewards.shape:
-        raise TrainError(
-            f"advantage estimator {name!r} returned shape {advantages.shape} for {len(batch)} samples; "
-            "it must return one number a sample"
-        )
+def advantage_input(batch: TrainBatch, known: LogProbs) -> AdvantageInput:
+    """What an estimator sees of a batch."""
+    trained = np.flatnonzero(batch.loss_mask)
+    sample_of_token = np.repeat(np.arange(len(batch)), batch.response_lengths)[trained]
+    return AdvantageInput(
+        rewards=batch.rewards,
+        group_ids=batch.group_ids,
+        rollout_ids=batch.rollout_ids,
+        num_tokens=np.bincount(sample_of_token, minlength=len(batch)).astype(np.int64),
+        rollout_log_probs=batch.log_probs[trained],
+        log_probs=None if known.old is None else known.old[trained],
+        ref_log_probs=None if known.reference is None else known.reference[trained],
+    )
+
+
+def _check_finite(advantages: NDArray[np.float32], batch: TrainBatch, name: str) -> None:
     if not np.isfinite(advantages).all():
         sample = int(batch.sample_ids[~np.isfinite(advantages)][0])
         raise TrainError(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def step_metrics(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Metrics of one step; see `grpo_loss` for the sums.
+    """Metrics of one step; see `policy_step_loss` for the sums.
 
     Losses and the clip fraction are means over the whole step, samples that were skipped included (they add zero).
     Entropy, the drift of the policy and the differences to the engine are means over what was computed, and are

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -56,17 +57,40 @@ def trained_samples(batch: TrainBatch) -> list[TrainedSample]:
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """Samples that share a pass; every field but `packed` and `places` is [trained tokens], sample after sample."""
+class TokenArrays:
+    """Numbers of tokens on the device, of one length: of all response tokens of a rollout, or of a pass's trained ones.
+
+    None is what no setting asks for.
+    """
+
+    advantages: Tensor
+    weights: Tensor
+    """Share of the token in its step's mean; see `token_weights`."""
+    engine_log_probs: Tensor
+    old_log_probs: Tensor | None = None
+    """Of the policy before the rollout's first optimizer step; None: the current ones."""
+    ref_log_probs: Tensor | None = None
+
+    def at(self, places: Tensor) -> Self:
+        """The numbers of some of the tokens."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: array[places] for name, array in arrays.items() if array is not None})
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Samples that share a pass; a tensor with an entry a trained token has them sample after sample."""
 
     packed: PackedTokens
     rows: Tensor
-    """Which of the pass's hidden states predicts the token."""
+    """[trained] which of the pass's hidden states predicts the token."""
     targets: Tensor
-    advantages: Tensor
-    weights: Tensor
-    """Share of the token in the step's mean; see `token_weights`."""
-    engine_log_probs: Tensor
+    """[trained]"""
+    places: Tensor
+    """[trained] where the token is in the batch's response tokens."""
+    sample_of_token: Tensor
+    """[trained] number of the token's sample in the pack."""
+    num_samples: int
     num_sample_tokens: int
     """Tokens the samples have in all, before what they share was merged."""
 
@@ -74,20 +98,19 @@ class MicroBatch:
         return self.targets.size(0)
 
 
-def build_micro_batch(
-    samples: Sequence[TrainedSample],
-    *,
-    advantages: NDArray[np.float32],
-    weights: Sequence[Tensor],
-    engine_log_probs: NDArray[np.float32],
-    share_prefixes: bool,
-    device: torch.device,
-) -> MicroBatch:
-    """Merge samples into one pass.
+@dataclass(frozen=True)
+class MicroBatch:
+    """A pack and what the loss reads of its trained tokens."""
 
-    `weights` has one tensor [trained] a sample; `advantages` and `engine_log_probs` are the whole batch's
-    [response tokens].
-    """
+    pack: Pack
+    tokens: TokenArrays
+
+    def __len__(self) -> int:
+        return len(self.pack)
+
+
+def build_pack(samples: Sequence[TrainedSample], *, share_prefixes: bool, device: torch.device) -> Pack:
+    """Merge samples into one pass."""
     trie = build_trie([sample.inputs for sample in samples], share=share_prefixes)
     nodes = np.concatenate([path[sample.predictors] for path, sample in zip(trie.paths, samples, strict=True)])
     predictors, rows = np.unique(nodes, return_inverse=True)
@@ -97,13 +120,15 @@ def build_micro_batch(
         segments=packed_segments(attention_segments(trie), device),
         predictors=torch.from_numpy(predictors).to(device),
     )
+    targets = np.concatenate([sample.targets for sample in samples]).astype(np.int64)
     places = np.concatenate([sample.places for sample in samples])
-    return MicroBatch(
+    numbers = np.repeat(np.arange(len(samples)), [len(sample.targets) for sample in samples])
+    return Pack(
         packed=packed,
         rows=torch.from_numpy(rows).to(device),
-        targets=torch.from_numpy(np.concatenate([sample.targets for sample in samples]).astype(np.int64)).to(device),
-        advantages=torch.from_numpy(advantages[places]).to(device),
-        weights=torch.cat(tuple(weights)).to(device),
-        engine_log_probs=torch.from_numpy(engine_log_probs[places]).to(device),
+        targets=torch.from_numpy(targets).to(device),
+        places=torch.from_numpy(places).to(device),
+        sample_of_token=torch.from_numpy(numbers).to(device),
+        num_samples=len(samples),
         num_sample_tokens=sum(len(sample.inputs) for sample in samples),
     )

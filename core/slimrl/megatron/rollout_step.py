@@ -17,9 +17,10 @@ from slimrl.algorithms.reduction import token_weights
 from slimrl.config.grpo import GrpoConfig
 from slimrl.config.perf import PerfConfig
 from slimrl.errors import TrainError
-from slimrl.megatron.loss import FixedLogProbs, grpo_loss
+from slimrl.megatron.advantages import Advantages, LogProbs
+from slimrl.megatron.loss import policy_step_loss
 from slimrl.megatron.metrics import step_metrics, summarise
-from slimrl.megatron.micro_batch import MicroBatch, TrainedSample, build_micro_batch, trained_samples
+from slimrl.megatron.micro_batch import MicroBatch, Pack, TokenArrays, TrainedSample, build_pack, trained_samples
 from slimrl.megatron.optimizer import PolicyOptimizer
 from slimrl.megatron.passes import Passes
 from slimrl.megatron.timing import Timer
@@ -28,14 +29,23 @@ from slimrl.types import TrainBatch
 MAX_TOKENS = 8192
 
 
+Estimate = Callable[[LogProbs], Advantages]
+"""The advantages of a batch, given the log-probs that its estimator needs."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One optimizer step: what is computed for it."""
 
-    micro_batches: list[MicroBatch]
+    packs: list[Pack]
+    computed: list[int]
+    """The samples that are in the packs."""
     num_samples: int
-    num_skipped: int
-    """Samples whose forward pass cannot change the gradient."""
+
+    @property
+    def num_skipped(self) -> int:
+        """Samples whose forward pass cannot change the gradient."""
+        return self.num_samples - len(self.computed)
 
 
 class RolloutSteps:
@@ -71,21 +81,22 @@ class RolloutSteps:
         self._reference = weights
 
     def run(
-        self,
-        batch: TrainBatch,
-        advantages: NDArray[np.float32],
-        num_updates: int,
-        learning_rate: Callable[[int], float],
-    ) -> dict[str, float]:
-        """Make all steps, the first being update number `num_updates`; returns metrics averaged over the steps.
+        self, batch: TrainBatch, estimate: Estimate, num_updates: int, learning_rate: Callable[[int], float]
+    ) -> tuple[dict[str, float], NDArray[np.float32]]:
+        """Make all steps, the first being update number `num_updates`.
 
-        `advantages` has one entry a response token of the batch.
+        Returns metrics averaged over the steps, and the mean advantage of each sample.
         """
         timer = Timer(self._device)
-        with timer("perf/train_pack_s"):
-            steps = self._plan(batch, advantages)
         with timer("perf/train_log_probs_s"):
-            fixed = self._fixed_log_probs(steps)
+            known = self._log_probs_for_estimate(batch)
+        advantages = estimate(known)
+        batch = advantages.batch
+        with timer("perf/train_pack_s"):
+            samples = trained_samples(batch)
+            steps = self._plan(batch, advantages.per_token, samples)
+        with timer("perf/train_log_probs_s"):
+            tokens = self._token_arrays(batch, advantages.per_token, samples, steps, known)
         per_step = []
         for number, step in enumerate(steps):
             update = num_updates + number
@@ -93,8 +104,8 @@ class RolloutSteps:
             lr = learning_rate(update)
             with timer("perf/train_forward_backward_s"):
                 self._optimizer.zero_grad()
-                sums = self._forward_backward(step.micro_batches, fixed[number])
-                metrics = step_metrics(sums)
+                micro_batches = [MicroBatch(pack, tokens.at(pack.places)) for pack in step.packs]
+                metrics = step_metrics(self._forward_backward(micro_batches))
                 _check_finite(metrics, where)
             with timer("perf/train_optimizer_s"):
                 metrics["train/grad_norm"] = self._optimizer.grad_norm()
@@ -104,94 +115,139 @@ class RolloutSteps:
             per_step.append(metrics)
         passes = ("perf/train_log_probs_s", "perf/train_forward_backward_s", "perf/train_optimizer_s")
         model_cpu_s = sum(timer.cpu_seconds[name] for name in passes)
-        return {**summarise(per_step), **_counts(steps), **timer.seconds, "perf/train_model_cpu_s": model_cpu_s}
+        metrics = {**summarise(per_step), **_counts(steps), **timer.seconds, "perf/train_model_cpu_s": model_cpu_s}
+        return metrics, advantages.per_sample
 
-    def _forward_backward(
-        self, micro_batches: Sequence[MicroBatch], fixed: Sequence[FixedLogProbs]
-    ) -> list[Mapping[str, Tensor]]:
+    def _forward_backward(self, micro_batches: Sequence[MicroBatch]) -> list[Mapping[str, Tensor]]:
         if not micro_batches:
             return []
         return list(
             self._passes.forward_backward(
-                micro_batches, lambda current, batch, number: grpo_loss(current, batch, fixed[number], self._grpo)
+                micro_batches, lambda current, batch: policy_step_loss(current, batch, self._grpo)
             )
         )
 
-    def _plan(self, batch: TrainBatch, advantages: NDArray[np.float32]) -> list[Step]:
-        samples = trained_samples(batch)
+    def _plan(self, batch: TrainBatch, advantages: NDArray[np.float32], samples: Sequence[TrainedSample]) -> list[Step]:
+        everything = self._grpo.use_kl_loss or self._grpo.entropy_coef != 0
+        steps = []
+        for members in self._members_per_step(batch):
+            computed = [
+                i
+                for i in members.tolist()
+                if len(samples[i].targets) and (everything or advantages[samples[i].places].any())
+            ]
+            packs = self._packs(batch, samples, computed, *_limits(self._perf))
+            steps.append(Step(packs, computed, len(members)))
+        return steps
+
+    def _members_per_step(self, batch: TrainBatch) -> list[NDArray[np.int64]]:
         try:
-            members_per_step = split_rollouts(
+            return split_rollouts(
                 batch.rollout_ids, num_steps=self.num_steps, rollouts_per_step=self._rollouts_per_step
             )
         except ValueError as e:
             raise TrainError(f"step {batch.step}: {e}") from e
-        return [self._plan_step(batch, advantages, samples, members) for members in members_per_step]
 
-    def _plan_step(
+    def _packs(
         self,
         batch: TrainBatch,
-        advantages: NDArray[np.float32],
         samples: Sequence[TrainedSample],
-        members: NDArray[np.int64],
-    ) -> Step:
-        weights = self._weights(batch, samples, members)
-        everything = self._grpo.use_kl_loss or self._grpo.entropy_coef != 0
-        computed = [
-            i
-            for i in members.tolist()
-            if len(samples[i].targets) and (everything or advantages[samples[i].places].any())
-        ]
-        max_samples, max_tokens = _limits(self._perf)
+        computed: Sequence[int],
+        max_samples: int | None,
+        max_tokens: int | None,
+    ) -> list[Pack]:
         plan = plan_micro_batches(
             [len(samples[i].inputs) for i in computed],
-            batch.group_ids[computed].tolist(),
+            batch.group_ids[list(computed)].tolist(),
             max_samples=max_samples,
             max_tokens=max_tokens,
         )
-        micro_batches = [
-            build_micro_batch(
+        return [
+            build_pack(
                 [samples[computed[place]] for place in places],
-                advantages=advantages,
-                weights=[weights[computed[place]] for place in places],
-                engine_log_probs=batch.log_probs,
                 share_prefixes=self._perf.share_prefixes,
                 device=self._device,
             )
             for places in plan
         ]
-        return Step(micro_batches, len(members), len(members) - len(computed))
 
-    def _weights(
-        self, batch: TrainBatch, samples: Sequence[TrainedSample], members: NDArray[np.int64]
-    ) -> dict[int, Tensor]:
-        counts = [len(samples[i].targets) for i in members]
-        rollouts, index = np.unique(batch.rollout_ids[members], return_inverse=True)
-        weights = token_weights(
-            torch.ones(sum(counts)),
-            torch.from_numpy(np.repeat(index, counts)),
-            num_rollouts=len(rollouts),
-            per_token=self._grpo.calculate_per_token_loss,
-        )
-        return dict(zip(members.tolist(), weights.split_with_sizes(counts), strict=True))
+    def _log_probs_for_estimate(self, batch: TrainBatch) -> LogProbs:
+        """What the estimator needs: log-probs of every trained token, where the KL divergence is in the rewards."""
+        if not self._grpo.kl_coef:
+            return LogProbs()
+        samples = trained_samples(batch)
+        computed = [i for i, sample in enumerate(samples) if len(sample.targets)]
+        packs = self._packs(batch, samples, computed, *_log_prob_limits(self._perf))
+        size = len(batch.log_probs)
+        return LogProbs(self._flat(packs, size).cpu().numpy(), self._reference_log_probs(packs, size).cpu().numpy())
 
-    def _fixed_log_probs(self, steps: Sequence[Step]) -> list[list[FixedLogProbs]]:
-        """Old and reference log-probs of every micro-batch of every step.
+    def _token_arrays(
+        self,
+        batch: TrainBatch,
+        advantages: NDArray[np.float32],
+        samples: Sequence[TrainedSample],
+        steps: Sequence[Step],
+        known: LogProbs,
+    ) -> TokenArrays:
+        """Everything that the loss reads, by response token.
 
-        The engine's log-probs, where they are the old policy's, are there already. Else with one step the old policy
-        is the current one, so its log-probs come with the step's own forward pass.
+        With one step the old policy is the current one, so its log-probs come with the step's own forward pass.
         """
-        flat = [batch for step in steps for batch in step.micro_batches]
-        old: Sequence[Tensor | None] = [None] * len(flat)
-        reference: Sequence[Tensor | None] = [None] * len(flat)
-        if self._grpo.use_rollout_logprobs:
-            old = [batch.engine_log_probs for batch in flat]
-        elif flat and self.num_steps > 1:
-            old = self._passes.log_probs(flat)
-        if flat and self._reference is not None:
-            with self._swapped(self._reference):
-                reference = self._passes.log_probs(flat)
-        pairs = iter([FixedLogProbs(*pair) for pair in zip(old, reference, strict=True)])
-        return [[next(pairs) for _ in step.micro_batches] for step in steps]
+        engine = self._on_device(batch.log_probs)
+        old = None if known.old is None else self._on_device(known.old)
+        reference = None if known.reference is None else self._on_device(known.reference)
+        size = len(batch.log_probs)
+        needs_old = old is None and self.num_steps > 1 and not self._grpo.use_rollout_logprobs
+        needs_reference = reference is None and self._grpo.use_kl_loss
+        if needs_old or needs_reference:
+            packs = self._log_prob_packs(batch, samples, steps)
+            old = self._flat(packs, size) if needs_old else old
+            reference = self._reference_log_probs(packs, size) if needs_reference else reference
+        return TokenArrays(
+            advantages=self._on_device(advantages),
+            weights=self._weights(batch).to(self._device),
+            engine_log_probs=engine,
+            old_log_probs=engine if self._grpo.use_rollout_logprobs else old,
+            ref_log_probs=reference,
+        )
+
+    def _log_prob_packs(self, batch: TrainBatch, samples: Sequence[TrainedSample], steps: Sequence[Step]) -> list[Pack]:
+        """The steps' own packs, or larger ones where passes without gradients may have more tokens."""
+        if _log_prob_limits(self._perf) == _limits(self._perf):
+            return [pack for step in steps for pack in step.packs]
+        computed = [i for step in steps for i in step.computed]
+        return self._packs(batch, samples, computed, *_log_prob_limits(self._perf))
+
+    def _flat(self, packs: Sequence[Pack], size: int) -> Tensor:
+        """Log-probs of the packs' tokens under the weights as they are: [response tokens]."""
+        flat = torch.zeros(size, device=self._device)
+        if packs:
+            for pack, log_probs in zip(packs, self._passes.log_probs(packs), strict=True):
+                flat[pack.places] = log_probs
+        return flat
+
+    def _reference_log_probs(self, packs: Sequence[Pack], size: int) -> Tensor:
+        assert self._reference is not None, "loaded where a setting asks for it"
+        with self._swapped(self._reference):
+            return self._flat(packs, size)
+
+    def _weights(self, batch: TrainBatch) -> Tensor:
+        """[response tokens] each token's share in its step's mean."""
+        starts = np.concatenate(([0], batch.response_lengths.astype(np.int64).cumsum()))
+        weights = torch.zeros(len(batch.log_probs))
+        for members in self._members_per_step(batch):
+            places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in members] or [np.arange(0)])
+            rollouts, index = np.unique(batch.rollout_ids[members], return_inverse=True)
+            weights[places] = token_weights(
+                torch.from_numpy(batch.loss_mask[places]),
+                torch.from_numpy(np.repeat(index, batch.response_lengths[members])),
+                num_rollouts=len(rollouts),
+                per_token=self._grpo.calculate_per_token_loss,
+            )
+        return weights
+
+    def _on_device(self, array: NDArray[np.float32]) -> Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self._device)
 
     @contextlib.contextmanager
     def _swapped(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -213,6 +269,13 @@ def _limits(perf: PerfConfig) -> tuple[int | None, int | None]:
     return None, perf.max_tokens_per_gpu or MAX_TOKENS
 
 
+def _log_prob_limits(perf: PerfConfig) -> tuple[int | None, int | None]:
+    """The same of passes that only compute log-probs: without gradients more tokens fit."""
+    if perf.log_probs_max_tokens_per_gpu is not None:
+        return None, perf.log_probs_max_tokens_per_gpu
+    return _limits(perf)
+
+
 def _check_finite(metrics: Mapping[str, float], where: str) -> None:
     for name, value in metrics.items():
         if not math.isfinite(value):
@@ -220,12 +283,12 @@ def _check_finite(metrics: Mapping[str, float], where: str) -> None:
 
 
 def _counts(steps: Sequence[Step]) -> dict[str, float]:
-    batches = [batch for step in steps for batch in step.micro_batches]
+    packs = [pack for step in steps for pack in step.packs]
     return {
-        "train/num_tokens": float(sum(len(batch) for batch in batches)),
-        "train/num_input_tokens": float(sum(batch.num_sample_tokens for batch in batches)),
-        "train/num_computed_tokens": float(sum(len(batch.packed) for batch in batches)),
-        "train/num_micro_batches": float(len(batches)),
+        "train/num_tokens": float(sum(len(pack) for pack in packs)),
+        "train/num_input_tokens": float(sum(pack.num_sample_tokens for pack in packs)),
+        "train/num_computed_tokens": float(sum(len(pack.packed) for pack in packs)),
+        "train/num_micro_batches": float(len(packs)),
         "train/num_samples": float(sum(step.num_samples for step in steps)),
         "train/num_skipped_samples": float(sum(step.num_skipped for step in steps)),
     }

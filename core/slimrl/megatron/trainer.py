@@ -17,6 +17,7 @@ from slimrl.config.model import ModelConfig
 from slimrl.config.optimizer import OptimizerConfig
 from slimrl.config.perf import PerfConfig
 from slimrl.errors import CheckpointError, ConfigError
+from slimrl.estimator import estimate_of
 from slimrl.heap import return_free_pages
 from slimrl.megatron import checkpoint as files
 from slimrl.megatron.advantages import advantages_of
@@ -28,7 +29,7 @@ from slimrl.megatron.schedule import learning_rate
 from slimrl.megatron.shape import check_model_flags, model_shape
 from slimrl.megatron.tensor_files import TensorReader
 from slimrl.megatron.timing import Timer
-from slimrl.protocols import Advantage, WeightTransport
+from slimrl.protocols import Advantage, TokenAdvantage, WeightTransport
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.types import TrainBatch, TrainReport
 
@@ -54,7 +55,7 @@ class MegatronTrainer:
         num_steps_per_rollout: int,
         global_batch_size: int,
         total_steps: int,
-        advantage: Advantage,
+        advantage: Advantage | TokenAdvantage,
         transport: WeightTransport,
         postprocess: RunHookFunction | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -70,7 +71,7 @@ class MegatronTrainer:
         self._grpo = grpo
         self._optimizer_config = optimizer
         self._total_steps = total_steps
-        self._advantage = advantage
+        self._estimate = estimate_of(advantage, grpo.advantage_estimator)
         self._postprocess = postprocess
         self._transport = transport
         self._device = _device(device)
@@ -124,19 +125,28 @@ class MegatronTrainer:
                 )
             self._optimizer.load_state(TensorReader(checkpoint), self._num_updates)
             restore_random_state(state["random"])
-        if self._grpo.use_kl_loss:
+        if self._grpo.use_kl_loss or self._grpo.kl_coef:
             self._load_reference(start)
         logger.info("loaded %s at optimizer step %d", start, self._num_updates)
 
     def train(self, batch: TrainBatch) -> TrainReport:
         """All optimizer steps of one rollout; raises TrainError when a loss or gradient is not finite."""
-        advantages = advantages_of(
-            batch, self._advantage, name=self._grpo.advantage_estimator, postprocess=self._postprocess
+        metrics, advantages = self._steps.run(
+            batch,
+            lambda known: advantages_of(
+                batch,
+                self._estimate,
+                known,
+                name=self._grpo.advantage_estimator,
+                normalize=self._grpo.normalize_advantages,
+                postprocess=self._postprocess,
+            ),
+            self._num_updates,
+            self._learning_rate,
         )
-        metrics = self._steps.run(advantages.batch, advantages.per_token, self._num_updates, self._learning_rate)
         self._num_updates += self._steps.num_steps
         return_free_pages()
-        return TrainReport(metrics=metrics, advantages=advantages.per_sample)
+        return TrainReport(metrics=metrics, advantages=advantages)
 
     def export_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The current weights under their Hugging Face names, one at a time; tensors may be views of parameters."""

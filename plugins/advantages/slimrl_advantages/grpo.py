@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from slimrl import Advantage, Factory, PluginOptions, hookimpl
+from slimrl import Advantage, Factory, PluginOptions, advantage_traits, hookimpl
 from slimrl.config import GrpoConfig
 
 EPSILON = 1e-6
@@ -39,6 +39,7 @@ def make(options: PluginOptions) -> Advantage:
     """The estimator that --advantage-estimator grpo names."""
     divide_by_std = not options[GrpoConfig].disable_grpo_std_normalization
 
+    @advantage_traits(heeds={"disable_grpo_std_normalization"})
     def grpo(rewards: NDArray[np.float32], group_ids: NDArray[np.int64], /) -> NDArray[np.float32]:
         return group_advantages(rewards, group_ids, divide_by_std=divide_by_std)
 

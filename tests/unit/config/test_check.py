@@ -47,7 +47,6 @@ def test_everything_required_is_asked_for_at_once() -> None:
         ({"rollout_top_k": 0}, "--rollout-top-k must be -1 (all) or at least 1; got 0"),
         ({"rollout_batch_size": 0}, "--rollout-batch-size must be at least 1; got 0"),
         ({"global_batch_size": 48}, "the batch equation does not hold"),
-        ({"n_samples_per_prompt": 1}, "trains nothing"),
         ({"num_epoch": 2}, "--num-rollout 3 and --num-epoch 2 both set the length of training"),
         ({"over_sampling_batch_size": 4}, "--over-sampling-batch-size 4 must be at least --rollout-batch-size 8"),
         ({"partial_rollout": True}, "--partial-rollout has no effect without --over-sampling-batch-size above"),
@@ -222,3 +221,9 @@ def test_one_sample_a_prompt_is_fine_for_other_estimators(make_config: Make) -> 
 def test_every_number_has_a_range() -> None:
     numbers = {name for name, setting in settings().items() if setting.base in (int, float)}
     assert numbers == RANGES.keys()
+
+
+def test_the_kl_divergence_is_in_the_rewards_or_in_the_loss(make_config: Make) -> None:
+    grpo = GrpoConfig(kl_coef=0.1, use_kl_loss=True, kl_loss_coef=0.1)
+    assert "both hold the policy near the reference" in " ".join(check(make_config(grpo=grpo)))
+    assert check(make_config(grpo=GrpoConfig(kl_coef=0.1, kl_loss_type="k3"))) == []

@@ -1,0 +1,34 @@
+"""What an advantage estimator makes of the configuration: settings that it does not heed, and groups too small for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from slimrl.config import Config, GrpoConfig
+from slimrl.config.hooks import makes_advantages
+from slimrl.traits import AdvantageTraits
+
+SETTINGS = ("kl_coef", "gamma", "lambd", "disable_grpo_std_normalization")
+"""What only some estimators heed."""
+
+
+def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
+    """Every broken rule between the configuration and the traits of its estimator, one sentence each."""
+    grpo, name = config.grpo, config.grpo.advantage_estimator
+    is_alone = config.rollout.n_samples_per_prompt == 1 and not makes_advantages(config.rollout)
+    if is_alone and traits.compares_group:
+        yield (
+            f"--n-samples-per-prompt 1 with --advantage-estimator {name} trains nothing: a reward is compared with its "
+            "group's mean, and a group of one is its own mean; set --n-samples-per-prompt 2 or more"
+        )
+    for setting in SETTINGS:
+        value = getattr(grpo, setting)
+        if value != getattr(GrpoConfig(), setting) and setting not in traits.heeds:
+            heeded = ", ".join(f"--{other.replace('_', '-')}" for other in SETTINGS if other in traits.heeds)
+            shown = "" if value is True else f" {value}"
+            yield (
+                f"--{setting.replace('_', '-')}{shown} has no effect with --advantage-estimator {name}, which heeds "
+                f"{heeded or 'no setting of this kind'}; leave it out or choose another estimator"
+            )
+    if traits.needs_normalization and not grpo.normalize_advantages:
+        yield f"--advantage-estimator {name} needs --normalize-advantages"
