@@ -38,6 +38,7 @@ def prepare_megatron(device: torch.device) -> None:
         ):
             importlib.import_module(name)
     _use_default_group_silently()
+    _work_without_transformer_engine()
     if device.type == "cpu":
         _give_megatron_a_cpu_torch()
 
@@ -98,6 +99,17 @@ def _use_default_group_silently() -> None:
 
     if choose.__name__ != group_or_default.__name__:
         layers.get_tensor_model_parallel_group_if_none = group_or_default
+
+
+def _work_without_transformer_engine() -> None:
+    """Two places of 0.16 take Transformer Engine to be installed: the router of experts and latent attention."""
+    from megatron.core.transformer import multi_latent_attention
+    from megatron.core.transformer.moe import moe_utils
+
+    if not isinstance(getattr(multi_latent_attention, "TELinear", None), type):
+        multi_latent_attention.HAVE_TE = False
+    if not hasattr(moe_utils, "te_general_gemm"):
+        moe_utils.te_general_gemm = None
 
 
 def _give_megatron_a_cpu_torch() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+from megatron.core.tensor_parallel.layers import RowParallelLinear
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from slimrl.megatron.attention import PackedAttention
+from slimrl.megatron.attention import PackedAttention, PackedLatentAttention
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -80,14 +81,49 @@ class SwiGlu(torch.nn.Module):
         return product
 
 
-def layer_spec(has_qk_norm: bool) -> ModuleSpec:
-    """One decoder layer out of Megatron's own parallel linear layers and the modules above."""
-    spec = get_gpt_layer_local_spec(qk_layernorm=has_qk_norm, normalization="RMSNorm")
-    layer = spec.submodules
+class NormedRowParallelLinear(RowParallelLinear):  # type: ignore[misc]  # Megatron has no types
+    """Megatron's row-parallel linear layer with a norm after it: GLM4's norms before each addition."""
+
+    # Any: what Megatron builds every linear layer with
+    def __init__(self, input_size: int, output_size: int, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(input_size, output_size, config=config, **kwargs)
+        self.norm = RmsNorm(config, output_size, eps=config.layernorm_epsilon)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """[..., input_size] to [..., output_size]."""
+        output, _ = super().forward(x)
+        return self.norm(output), None
+
+
+class LatentNorm(RmsNorm):
+    """The norm of a latent vector; DeepSeek's epsilon for it is fixed, whatever the config says."""
+
+    def __init__(self, config: Any, hidden_size: int, **kwargs: Any) -> None:
+        super().__init__(config, hidden_size, eps=1e-6)
+
+
+def block_spec(config: Any, *, has_post_norms: bool) -> TransformerBlockSubmodules:
+    """The decoder layers of this pipeline stage out of Megatron's own parallel layers and the modules above."""
+    block = get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization="RMSNorm")
+    block.layer_norm = RmsNorm
+    for layer in block.layer_specs:
+        _use_own_modules(layer.submodules, config, has_post_norms)
+    return block
+
+
+def _use_own_modules(layer: Any, config: Any, has_post_norms: bool) -> None:
     layer.input_layernorm = layer.pre_mlp_layernorm = RmsNorm
-    layer.mlp.submodules.activation_func = SwiGlu
-    attention = layer.self_attention.submodules
+    attention, feed_forward = layer.self_attention.submodules, layer.mlp.submodules
     attention.core_attention = PackedAttention
-    if has_qk_norm:
+    if config.multi_latent_attention:
+        layer.self_attention.module = PackedLatentAttention
+        attention.q_layernorm = attention.kv_layernorm = LatentNorm
+    elif config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RmsNorm
-    return spec
+    if hasattr(feed_forward, "experts"):
+        feed_forward.experts.submodules.activation_func = SwiGlu
+        feed_forward.shared_experts.submodules.activation_func = SwiGlu
+    else:
+        feed_forward.activation_func = SwiGlu
+    if has_post_norms:
+        attention.linear_proj = feed_forward.linear_fc2 = NormedRowParallelLinear

@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel
-from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
 from torch import Tensor
 
 from slimrl.megatron.attention import PackedSegments
 from slimrl.megatron.compat import mark_parameters, without_megatron_warnings
 from slimrl.megatron.embedding import embed
-from slimrl.megatron.layers import RmsNorm, layer_spec
+from slimrl.megatron.layers import block_spec
+from slimrl.megatron.mla_shape import MlaShape
+from slimrl.megatron.moe_shape import MoeShape
 from slimrl.megatron.rotary import inverse_frequencies, rotary_angles
 from slimrl.megatron.shape import ModelShape
 
@@ -48,7 +50,9 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
         hidden: Tensor = self.decoder(
             hidden_states=embedded,
             attention_mask=None,
-            rotary_pos_emb=rotary_angles(packed.positions, self.frequencies),
+            rotary_pos_emb=rotary_angles(
+                packed.positions, self.frequencies, interleaved=self.config.rotary_interleaved
+            ),
             packed_seq_params=packed.segments,
         )
         return hidden.squeeze(1).index_select(0, packed.predictors) if self.post_process else hidden
@@ -67,16 +71,18 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
 def build_model(shape: ModelShape, *, device: torch.device, dtype: torch.dtype) -> PackedGpt:
     """A model of that shape with weights that are still to be loaded. Needs `init_parallel`."""
     with without_megatron_warnings():
-        model = _build(shape, dtype)
+        model = _build(shape, device, dtype)
     model.to(device)
     model.frequencies = inverse_frequencies(shape).to(device)
+    _make_router_biases_parameters(model)
     mark_parameters(model)
     model.train()
     return model
 
 
-def _build(shape: ModelShape, dtype: torch.dtype) -> PackedGpt:
-    config = TransformerConfig(
+def _build(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> PackedGpt:
+    kind = TransformerConfig if shape.mla is None else MLATransformerConfig
+    config = kind(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,
         ffn_hidden_size=shape.ffn_hidden_size,
@@ -85,7 +91,8 @@ def _build(shape: ModelShape, dtype: torch.dtype) -> PackedGpt:
         kv_channels=shape.kv_channels,
         layernorm_epsilon=shape.norm_epsilon,
         normalization="RMSNorm",
-        qk_layernorm=shape.has_qk_norm,
+        qk_layernorm=shape.has_qk_norm or shape.mla is not None,
+        rotary_interleaved=shape.has_interleaved_rotary,
         gated_linear_unit=True,
         activation_func=F.silu,
         # the activation of layers.py stands where Transformer Engine's would
@@ -106,11 +113,12 @@ def _build(shape: ModelShape, dtype: torch.dtype) -> PackedGpt:
         bias_dropout_fusion=False,
         persist_layer_norm=False,
         apply_rope_fusion=False,
+        **({} if shape.moe is None else _moe_settings(shape.moe, device)),
+        **({} if shape.mla is None else _mla_settings(shape.mla)),
     )
-    spec = layer_spec(shape.has_qk_norm)
-    model = PackedGpt(
+    return PackedGpt(
         config=config,
-        transformer_layer_spec=spec,
+        transformer_layer_spec=block_spec(config, has_post_norms=shape.has_post_norms),
         vocab_size=shape.vocab_size,
         max_sequence_length=shape.max_positions,
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -118,7 +126,50 @@ def _build(shape: ModelShape, dtype: torch.dtype) -> PackedGpt:
         share_embeddings_and_output_weights=shape.has_tied_embeddings,
         position_embedding_type="none",
     )
-    if model.post_process:
-        # Megatron has no place for it in a layer's spec
-        model.decoder.final_layernorm = RmsNorm(config, shape.hidden_size, eps=shape.norm_epsilon)
-    return model
+
+
+def _moe_settings(moe: MoeShape, device: torch.device) -> dict[str, object]:
+    return {
+        "num_moe_experts": moe.num_experts,
+        "moe_ffn_hidden_size": moe.ffn_hidden_size,
+        "moe_shared_expert_intermediate_size": moe.shared_ffn_hidden_size,
+        "moe_layer_freq": [int(is_moe) for is_moe in moe.is_moe_layer],
+        "moe_router_topk": moe.top_k,
+        "moe_router_num_groups": moe.num_groups,
+        "moe_router_group_topk": moe.top_groups,
+        "moe_router_topk_scaling_factor": None if moe.scaling_factor == 1 else moe.scaling_factor,
+        "moe_router_score_function": moe.score_function,
+        # softmax over the chosen experts only is softmax over all, normalised
+        "moe_router_pre_softmax": moe.score_function == "softmax" and not moe.normalises_chosen,
+        "moe_router_dtype": "fp32",
+        "moe_router_enable_expert_bias": moe.has_router_bias,
+        "moe_router_bias_update_rate": 0.0,
+        # reinforcement learning keeps the routing that pre-training balanced
+        "moe_router_load_balancing_type": "none",
+        "moe_aux_loss_coeff": 0.0,
+        # all-to-all needs CUDA streams
+        "moe_token_dispatcher_type": "alltoall" if device.type == "cuda" else "allgather",
+    }
+
+
+def _mla_settings(mla: MlaShape) -> dict[str, object]:
+    return {
+        "q_lora_rank": mla.q_lora_rank,
+        "kv_lora_rank": mla.kv_lora_rank,
+        "qk_head_dim": mla.nope_channels,
+        "qk_pos_emb_head_dim": mla.rope_channels,
+        "v_head_dim": mla.value_channels,
+        # angles come from rotary.py; Megatron scales its softmax by these
+        "rope_type": "rope",
+        "rotary_scaling_factor": mla.rope_factor,
+        "mscale_all_dim": mla.mscale_all_dim,
+    }
+
+
+def _make_router_biases_parameters(model: PackedGpt) -> None:
+    """Make the routers' biases, buffers in Megatron, parameters that are not trained: they are weights like others."""
+    for module in model.modules():
+        bias = getattr(module, "expert_bias", None)
+        if bias is not None:
+            del module.expert_bias
+            module.expert_bias = torch.nn.Parameter(bias, requires_grad=False)

@@ -131,4 +131,5 @@ class PolicyOptimizer:
     def _masters(self) -> Iterator[tuple[str, Tensor]]:
         weights: Mapping[str, Tensor] = dict(self._model.named_parameters())
         for name, parameter in weights.items():
-            yield name, getattr(parameter, "main_param", parameter)
+            if parameter.requires_grad:
+                yield name, getattr(parameter, "main_param", parameter)

@@ -8,9 +8,11 @@ from typing import Any
 
 from slimrl.config.model import ModelConfig
 from slimrl.errors import ConfigError
+from slimrl.megatron.mla_shape import MlaShape, mla_problems, mla_shape
+from slimrl.megatron.moe_shape import MoeShape, deepseek_v3_moe_shape, moe_problems, qwen3_moe_shape
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-ROPE_TYPES = ("default", "linear", "llama3")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "glm4", "deepseek_v3")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,14 @@ class ModelShape:
     has_tied_embeddings: bool
     has_qkv_bias: bool
     has_qk_norm: bool
+    rotary_channels: int
+    """Channels of a head that are rotated, the first ones."""
+    has_interleaved_rotary: bool = False
+    """Whether neighbouring channels are rotated together, rather than those of the two halves."""
+    has_post_norms: bool = False
+    """Whether what attention and feed-forward layer give is normalised before it is added."""
+    moe: MoeShape | None = None
+    mla: MlaShape | None = None
     rope: Mapping[str, Any] = field(default_factory=dict)
     """Parameters of a scaled rotary embedding, as in the HF config (numbers and the rope_type)."""
 
@@ -46,21 +56,36 @@ def model_shape(hf_config: Mapping[str, Any]) -> ModelShape:
         raise ConfigError(problems)
     try:
         heads = int(hf_config["num_attention_heads"])
+        moe = _moe(family, hf_config)
+        mla = mla_shape(hf_config, rope) if family == "deepseek_v3" else None
+        if moe is not None and (problems := moe_problems(moe)):
+            raise ConfigError(problems)
+        if mla is not None:
+            groups, channels, rotary = heads, mla.nope_channels + mla.rope_channels, mla.rope_channels
+        else:
+            groups = int(hf_config.get("num_key_value_heads") or heads)
+            channels = int(hf_config.get("head_dim") or hf_config["hidden_size"] // heads)
+            rotary = int(channels * _rotary_share(family, hf_config, rope))
         return ModelShape(
             family=family,
             num_layers=int(hf_config["num_hidden_layers"]),
             hidden_size=int(hf_config["hidden_size"]),
             ffn_hidden_size=int(hf_config["intermediate_size"]),
             num_attention_heads=heads,
-            num_query_groups=int(hf_config.get("num_key_value_heads") or heads),
-            kv_channels=int(hf_config.get("head_dim") or hf_config["hidden_size"] // heads),
+            num_query_groups=groups,
+            kv_channels=channels,
             rotary_base=float(rope.get("rope_theta", 10000.0)),
             norm_epsilon=float(hf_config.get("rms_norm_eps", 1e-6)),
             vocab_size=int(hf_config["vocab_size"]),
             max_positions=int(hf_config.get("max_position_embeddings", 2048)),
             has_tied_embeddings=bool(hf_config.get("tie_word_embeddings", False)),
-            has_qkv_bias=family == "qwen2",
-            has_qk_norm=family == "qwen3",
+            has_qkv_bias=family == "qwen2" or (family == "glm4" and bool(hf_config.get("attention_bias", True))),
+            has_qk_norm=family in ("qwen3", "qwen3_moe"),
+            rotary_channels=rotary,
+            has_interleaved_rotary=family == "glm4",
+            has_post_norms=family == "glm4",
+            moe=moe,
+            mla=mla,
             rope=rope,
         )
     except KeyError as e:
@@ -96,15 +121,34 @@ def _rope(hf_config: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
+def _rotary_share(family: str, hf_config: Mapping[str, Any], rope: Mapping[str, Any]) -> float:
+    """Part of a head's channels that is rotated."""
+    if family != "glm4":
+        return 1.0
+    return float(rope.get("partial_rotary_factor") or hf_config.get("partial_rotary_factor") or 0.5)
+
+
+def _moe(family: str, hf_config: Mapping[str, Any]) -> MoeShape | None:
+    if family == "qwen3_moe":
+        return qwen3_moe_shape(hf_config)
+    return deepseek_v3_moe_shape(hf_config) if family == "deepseek_v3" else None
+
+
 def _unsupported(family: str, hf_config: Mapping[str, Any], rope: Mapping[str, Any]) -> list[str]:
     problems = []
-    if rope["rope_type"] not in ROPE_TYPES:
-        problems.append(f"rope type {rope['rope_type']!r} cannot be trained; there are: {', '.join(ROPE_TYPES)}")
+    # yarn also scales the softmax, which only latent attention does here
+    types = ROPE_TYPES if family == "deepseek_v3" else ROPE_TYPES[:-1]
+    if rope["rope_type"] not in types:
+        problems.append(f"rope type {rope['rope_type']!r} cannot be trained; there are: {', '.join(types)}")
+    elif family == "deepseek_v3":
+        problems += mla_problems(hf_config, rope)
+    if hf_config.get("quantization_config"):
+        problems.append("a quantised checkpoint cannot be trained; give one in bfloat16 or float32")
     if hf_config.get("hidden_act", "silu") != "silu":
         problems.append(f"hidden_act {hf_config['hidden_act']!r} cannot be trained; only 'silu'")
     # Qwen2's configs do not say that its projections have biases.
     for key in ("attention_bias", "mlp_bias"):
-        if hf_config.get(key):
+        if hf_config.get(key) and (family, key) != ("glm4", "attention_bias"):
             problems.append(f"{key} of a {family} model cannot be trained; only without biases")
     has_window = hf_config.get("use_sliding_window", family == "mistral")
     window = hf_config.get("sliding_window")

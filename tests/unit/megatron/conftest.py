@@ -15,13 +15,21 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    Glm4Config,
+    Glm4ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
@@ -30,7 +38,19 @@ from slimrl.megatron.trainer import MegatronTrainer
 from slimrl.types import TrainBatch
 
 VOCABULARY = 83
-FAMILIES = ("llama", "llama-tied", "llama3-rope", "qwen2", "qwen3", "qwen3-tied")
+FAMILIES = (
+    "llama",
+    "llama-tied",
+    "llama3-rope",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen3-tied",
+    "qwen3-moe",
+    "glm4",
+    "deepseek-v3",
+    "deepseek-v3-yarn",
+)
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -72,10 +92,23 @@ def _save_model(name: str, folder: Path) -> Path:
     model: PreTrainedModel
     if name.startswith("llama"):
         model = LlamaForCausalLM(LlamaConfig(**shape))
+    elif name == "mistral":
+        model = MistralForCausalLM(MistralConfig(**shape, head_dim=16, sliding_window=None))
     elif name == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**shape))
+    elif name == "qwen3-moe":
+        experts = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "norm_topk_prob": True}
+        model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts, head_dim=16, mlp_only_layers=[1]))
+    elif name == "glm4":
+        special = {"pad_token_id": 0, "eos_token_id": 0}
+        model = Glm4ForCausalLM(Glm4Config(**shape, **special, head_dim=16))
+    elif name.startswith("deepseek-v3"):
+        model = DeepseekV3ForCausalLM(DeepseekV3Config(**shape | _deepseek_v3(is_yarn=name.endswith("yarn"))))
     else:
         model = Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16))
+    for name_, buffer in model.named_buffers():
+        if name_.endswith("e_score_correction_bias"):
+            buffer.normal_(0, 0.1)
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.data.uniform_(0.5, 1.5)
@@ -84,6 +117,30 @@ def _save_model(name: str, folder: Path) -> Path:
     torch.set_rng_state(state)
     model.save_pretrained(folder)
     return folder
+
+
+def _deepseek_v3(*, is_yarn: bool) -> dict[str, Any]:
+    """The other of its two ways to make queries comes with yarn."""
+    rope = {"rope_type": "default", "rope_theta": 1000.0}
+    if is_yarn:
+        rope |= {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 4.0}
+        rope |= {"mscale": 1.0, "mscale_all_dim": 1.0}
+    return {
+        "num_key_value_heads": 6,
+        "q_lora_rank": None if is_yarn else 24,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 10,
+        "first_k_dense_replace": 1,
+        "moe_intermediate_size": 24,
+        "n_routed_experts": 8,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 4,
+        "n_group": 4,
+        "topk_group": 2,
+        "rope_parameters": rope,
+    }
 
 
 @dataclass

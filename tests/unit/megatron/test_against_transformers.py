@@ -14,9 +14,23 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slimrl import hub
 from slimrl.algorithms.prefix_trie import build_trie
 from slimrl.algorithms.segments import attention_segments
+from slimrl.megatron.convert.weights import export_weights
 from slimrl.megatron.trainer import MegatronTrainer
+from slimrl.types import TrainBatch
 
-FAMILIES = ("llama", "llama-tied", "llama3-rope", "qwen2", "qwen3", "qwen3-tied")
+FAMILIES = (
+    "llama",
+    "llama-tied",
+    "llama3-rope",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen3-tied",
+    "qwen3-moe",
+    "glm4",
+    "deepseek-v3",
+    "deepseek-v3-yarn",
+)
 TEXT = (
     "The quick brown fox jumps over the lazy dog. In 1969, two people walked on the Moon for the first time; "
     "half a billion watched. def add(x, y):\n    return x + y\n"
@@ -34,8 +48,7 @@ def logits_of_each(trainer: MegatronTrainer, sequences: list[np.ndarray], *, sha
         segments=packed_segments(attention_segments(trie), torch.device("cpu")),
         predictors=torch.arange(len(trie)),
     )
-    with torch.no_grad():
-        logits = trainer._model(packed) @ trainer._model.output_weight.T
+    logits = trainer._model(packed) @ trainer._model.output_weight.T
     return [logits[path] for path in trie.paths]
 
 
@@ -51,7 +64,9 @@ def test_logits_equal_transformers(
     sequences = [
         np.concatenate((prompt[:keep], rng.integers(0, 83, tail))) for keep, tail in ((20, 9), (20, 40), (7, 3))
     ]
-    for sequence, logits in zip(sequences, logits_of_each(trainer, sequences, share=share), strict=True):
+    with torch.no_grad():
+        computed = logits_of_each(trainer, sequences, share=share)
+    for sequence, logits in zip(sequences, computed, strict=True):
         with torch.no_grad():
             expected = reference(torch.from_numpy(sequence)[None]).logits[0]
         assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -71,7 +86,64 @@ def test_weights_come_back_bit_for_bit(
     trainer.save(folder)
     loaded = AutoModelForCausalLM.from_pretrained(folder / "model")
     assert loaded.dtype is torch.float32
-    assert all(torch.equal(loaded.state_dict()[name], original[name]) for name in original)
+    expected = AutoModelForCausalLM.from_pretrained(checkpoints[family]).state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen3-moe", "glm4", "deepseek-v3", "deepseek-v3-yarn"])
+def test_gradients_equal_transformers(
+    family: str, checkpoints: dict[str, Path], make_trainer: Callable[..., MegatronTrainer]
+) -> None:
+    trainer = make_trainer(checkpoints[family])
+    reference = AutoModelForCausalLM.from_pretrained(checkpoints[family])
+    rng = np.random.default_rng(1)
+    prompt = rng.integers(0, 83, 11)
+    sequences = [np.concatenate((prompt, rng.integers(0, 83, tail))) for tail in (6, 9)]
+    logits = logits_of_each(trainer, sequences, share=True)
+    sum(each.sin().sum() for each in logits).backward()  # type: ignore[union-attr]
+    sum(reference(torch.from_numpy(each)[None]).logits.sin().sum() for each in sequences).backward()
+    weights = dict(trainer._model.named_parameters())
+    gradients = dict(export_weights({name: gradient_of(weight) for name, weight in weights.items()}, trainer._shape))
+    expected = {name: gradient_of(weight) for name, weight in reference.named_parameters()}
+    for name in [name for name in expected if name.endswith("experts.gate_up_proj")]:
+        for expert, both in enumerate(expected.pop(name)):
+            prefix = name.replace("gate_up_proj", str(expert))
+            expected[f"{prefix}.gate_proj.weight"], expected[f"{prefix}.up_proj.weight"] = both.chunk(2)
+    for name in [name for name in expected if name.endswith("experts.down_proj")]:
+        for expert, down in enumerate(expected.pop(name)):
+            expected[name.replace("down_proj", f"{expert}.down_proj.weight")] = down
+    assert gradients.keys() - expected.keys() <= {
+        name for name in gradients if name.endswith("e_score_correction_bias")
+    }
+    for name, gradient in expected.items():
+        assert (gradients[name] - gradient).abs().max() < 1e-4 * gradient.abs().max().clamp(min=1), name
+
+
+def gradient_of(weight: torch.Tensor) -> torch.Tensor:
+    """Zeros where none came; Megatron's are in buffers of its own."""
+    gradient = getattr(weight, "main_grad", None) if weight.grad is None else weight.grad
+    return torch.zeros_like(weight) if gradient is None else gradient
+
+
+@pytest.mark.parametrize("family", ["qwen3-moe", "deepseek-v3"])
+def test_experts_train_and_the_routers_bias_stays(
+    family: str,
+    checkpoints: dict[str, Path],
+    make_trainer: Callable[..., MegatronTrainer],
+    make_batch: Callable[..., TrainBatch],
+    tmp_path: Path,
+) -> None:
+    trainer = make_trainer(checkpoints[family])
+    original = load_file(checkpoints[family] / "model.safetensors")
+    trainer.train(make_batch(0))
+    for name, weight in trainer.export_weights():
+        assert torch.equal(weight, original[name]) == name.endswith("e_score_correction_bias"), name
+    trainer.save(tmp_path)
+    resumed = make_trainer(checkpoints[family])
+    resumed.load(tmp_path)
+    expected = trainer.train(make_batch(1)).metrics["train/grad_norm"]
+    assert resumed.train(make_batch(1)).metrics["train/grad_norm"] == expected
 
 
 @pytest.mark.slow
@@ -81,7 +153,9 @@ def test_smollm2_agrees_with_transformers_on_real_text(make_trainer: Callable[..
     tokens = np.array(AutoTokenizer.from_pretrained(folder)(TEXT).input_ids)
     sequences = [tokens, tokens[:30], np.concatenate((tokens[:25], tokens[40:60]))]
     reference = AutoModelForCausalLM.from_pretrained(folder)
-    for sequence, logits in zip(sequences, logits_of_each(trainer, sequences, share=True), strict=True):
+    with torch.no_grad():
+        computed = logits_of_each(trainer, sequences, share=True)
+    for sequence, logits in zip(sequences, computed, strict=True):
         with torch.no_grad():
             expected = reference(torch.from_numpy(sequence)[None]).logits[0]
         assert (logits.log_softmax(-1) - expected.log_softmax(-1)).abs().max() < 1e-4

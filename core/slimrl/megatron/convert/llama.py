@@ -1,25 +1,58 @@
-"""Llama, SmolLM2 and Mistral."""
+"""Llama, SmolLM2 and Mistral; and what every family has of them."""
 
 from __future__ import annotations
 
-from slimrl.megatron.convert.rule import Rule, join_qkv, join_rows, split_qkv, split_rows
+from slimrl.megatron.convert.rule import (
+    COLUMNS,
+    GATE_AND_UP,
+    ROWS,
+    VOCABULARY,
+    Rule,
+    join_qkv,
+    join_rows,
+    split_qkv,
+    split_rows,
+)
 
-BEFORE_LAYERS = (Rule("embedding.word_embeddings.weight", ("model.embed_tokens.weight",)),)
+EMBEDDING = Rule(
+    "embedding.word_embeddings.weight", ("model.embed_tokens.weight",), share=VOCABULARY, place="embedding"
+)
 
-AFTER_LAYERS = (Rule("decoder.final_layernorm.weight", ("model.norm.weight",)),)
+FINAL_NORM = Rule("decoder.final_layernorm.weight", ("model.norm.weight",), place="output")
 
-OUTPUT = Rule("output_layer.weight", ("lm_head.weight",))
+OUTPUT = Rule("output_layer.weight", ("lm_head.weight",), share=VOCABULARY, place="output")
 
-LAYER = (
+NORMS = (
     Rule("input_layernorm.weight", ("input_layernorm.weight",)),
+    Rule("pre_mlp_layernorm.weight", ("post_attention_layernorm.weight",)),
+)
+
+ATTENTION = (
     Rule(
         "self_attention.linear_qkv.weight",
         ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
         join_qkv,
         split_qkv,
+        ROWS,
     ),
-    Rule("self_attention.linear_proj.weight", ("self_attn.o_proj.weight",)),
-    Rule("pre_mlp_layernorm.weight", ("post_attention_layernorm.weight",)),
-    Rule("mlp.linear_fc1.weight", ("mlp.gate_proj.weight", "mlp.up_proj.weight"), join_rows, split_rows),
-    Rule("mlp.linear_fc2.weight", ("mlp.down_proj.weight",)),
+    Rule("self_attention.linear_proj.weight", ("self_attn.o_proj.weight",), share=COLUMNS),
 )
+
+
+def gated(megatron: str, hf: str) -> tuple[Rule, Rule]:
+    """The rules of one gated feed-forward layer with gate, up and down projections."""
+    return (
+        Rule(
+            f"{megatron}.linear_fc1.weight",
+            (f"{hf}.gate_proj.weight", f"{hf}.up_proj.weight"),
+            join_rows,
+            split_rows,
+            GATE_AND_UP,
+        ),
+        Rule(f"{megatron}.linear_fc2.weight", (f"{hf}.down_proj.weight",), share=COLUMNS),
+    )
+
+
+FEED_FORWARD = gated("mlp", "mlp")
+
+LAYER = (*NORMS, *ATTENTION, *FEED_FORWARD)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from slimrl.megatron.convert import llama
 from slimrl.megatron.convert.rule import Rule
 
-LAYER = (
-    *llama.LAYER,
+HEAD_NORMS = (
     Rule("self_attention.q_layernorm.weight", ("self_attn.q_norm.weight",)),
     Rule("self_attention.k_layernorm.weight", ("self_attn.k_norm.weight",)),
 )
+
+LAYER = (*llama.LAYER, *HEAD_NORMS)

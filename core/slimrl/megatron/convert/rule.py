@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,15 +13,51 @@ from slimrl.megatron.shape import ModelShape
 
 
 @dataclass(frozen=True)
+class Split:
+    """How tensor-parallel ranks share a parameter."""
+
+    axis: int
+    parts: int = 1
+    """Equal parts along the axis that are shared one by one (gate and up)."""
+    is_padded: bool = False
+    """Whether zeros are appended until the ranks' shares are equal (the vocabulary)."""
+
+
+ROWS, COLUMNS, GATE_AND_UP, VOCABULARY = Split(0), Split(1), Split(0, parts=2), Split(0, is_padded=True)
+
+
+@dataclass(frozen=True)
 class Rule:
     """One Megatron parameter and the tensors it is made of; `join` and `split` undo each other exactly."""
 
     megatron: str
-    """Name in the GPT model; of a layer's parameters, what follows `decoder.layers.N.`."""
+    """Name in the whole GPT model; in a family's file what follows `decoder.layers.N.`, {} for the expert."""
     hf: tuple[str, ...]
-    """Names in the checkpoint; of a layer's tensors, what follows `model.layers.N.`."""
+    """Names in the checkpoint; in a family's file what follows `model.layers.N.`, {} for the expert."""
     join: Callable[[Sequence[Tensor], ModelShape], Tensor] = lambda parts, shape: parts[0]
     split: Callable[[Tensor, ModelShape], Sequence[Tensor]] = lambda whole, shape: (whole,)
+    share: Split | None = None
+    """None: every tensor-parallel rank has all of it."""
+    place: Literal["embedding", "layer", "output"] = "layer"
+    """Pipeline stage that has it: the first, that of its layer, or the last."""
+    layer: int | None = None
+    expert: int | None = None
+    """Number of the routed expert among all; expert-parallel ranks have some of them."""
+
+    @property
+    def is_of_each_expert(self) -> bool:
+        """Whether it stands for one rule an expert."""
+        return "{}" in self.megatron
+
+    def of_expert(self, expert: int) -> Rule:
+        """The rule of one expert."""
+        names = tuple(name.format(expert) for name in self.hf)
+        return replace(self, megatron=self.megatron.format(expert), hf=names, expert=expert)
+
+    def of_layer(self, layer: int) -> Rule:
+        """The rule of one layer, with full names."""
+        names = tuple(f"model.layers.{layer}.{name}" for name in self.hf)
+        return replace(self, megatron=f"decoder.layers.{layer}.{self.megatron}", hf=names, layer=layer)
 
 
 def join_qkv(parts: Sequence[Tensor], shape: ModelShape) -> Tensor:
