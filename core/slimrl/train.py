@@ -156,15 +156,15 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
         model_path=hf_checkpoint,
         device=plan.device,
         dtype=plan.dtype,
-        num_threads=plan.num_threads,
+        num_threads=plan.engine_threads,
         max_running_requests=c.sglang.sglang_max_running_requests,
         deterministic=c.cluster.deterministic,
         random_seed=c.cluster.seed,
     )
     return CrewSettings(
-        engine=f"http://{c.sglang.rollout_external_engine_addrs[0]}"
-        if c.sglang.rollout_external_engine_addrs
-        else engine,
+        engine=engine,
+        num_engines=plan.num_engines,
+        external_engines=tuple(f"http://{address}" for address in c.sglang.rollout_external_engine_addrs),
         rollout=RolloutSettings(
             rollout=c.rollout,
             eval=c.eval,
@@ -177,6 +177,8 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
             deterministic=c.cluster.deterministic,
             use_tensorboard=c.observe.use_tensorboard,
             eval_sets=tuple(eval_datasets(c.eval, [])),
+            health_check_interval_s=c.sglang.rollout_health_check_interval,
+            health_check_timeout_s=c.sglang.rollout_health_check_timeout,
         ),
         trainer=TrainerSettings(
             ckpt=replace(c.ckpt, hf_checkpoint=hf_checkpoint, ref_load=c.ckpt.ref_load and c.ckpt.ref_load.resolve()),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
 from slimrl.engines.process import EngineProcess, EngineSettings, embedded_command
+from slimrl.errors import EngineUnreachableError
 from slimrl.observe.logs import log_to
 from slimrl.observe.run_dir import RunDir
 from slimrl.registry import Options, PluginReferences, resolve_all
@@ -16,8 +19,12 @@ from slimrl.rollout.settings import RolloutSettings
 from slimrl.types import TrainBatch, TrainReport
 
 if TYPE_CHECKING:
+    from slimrl.cluster.care import Care
     from slimrl.megatron.trainer import MegatronTrainer
     from slimrl.rollout.manager import RolloutManager
+    from slimrl.sync.fleet import Fleet
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,18 +57,29 @@ class PluginPass:
 
 
 class EngineActor:
-    """Starts an engine server and keeps it; the server is a process of its own that anything can speak HTTP to."""
+    """Starts engine servers and keeps them; each is a process of its own that anything can speak HTTP to."""
 
-    def __init__(self, settings: EngineSettings, logs: Path) -> None:
-        self._process = EngineProcess(embedded_command(settings), logs / "engine.log")
+    def __init__(self, settings: EngineSettings, num_engines: int, logs: Path) -> None:
+        log_to(logs / "engines.log")
+        names = ["engine.log"] if num_engines == 1 else [f"engine-{index}.log" for index in range(num_engines)]
+        self._processes = [EngineProcess(embedded_command(settings), logs / name) for name in names]
 
-    def start(self) -> str:
-        """Start the server; returns its URL once it answers."""
-        return self._process.start()
+    def start(self) -> list[str]:
+        """Start all servers; returns their URLs once they answer."""
+        with ThreadPoolExecutor(len(self._processes)) as threads:
+            return list(threads.map(EngineProcess.start, self._processes))
+
+    def restart(self, index: int) -> str:
+        """Start one server anew, whatever has become of it; returns its URL once it answers."""
+        process = self._processes[index]
+        logger.warning("engine %d starts again; exit code before: %s", index, process.exit_code)
+        process.stop(grace_s=0.0)
+        return process.start()
 
     def stop(self) -> None:
-        """End the server."""
-        self._process.stop()
+        """End all servers."""
+        for process in self._processes:
+            process.stop()
 
 
 class ManagerActor:
@@ -74,12 +92,12 @@ class ManagerActor:
         self._run = RunDir(run)
         self._start = start
 
-    async def connect(self, engine_url: str, checkpoint: Path | None) -> None:
-        """Read the data, warm the reward's workers, go on from a checkpoint."""
+    async def connect(self, engine_urls: Sequence[str], care: Care, checkpoint: Path | None) -> None:
+        """Read the data, find the engines, warm the reward's workers, go on from a checkpoint."""
         from slimrl.rollout.manager import open_manager
 
         self._manager: RolloutManager = await open_manager(
-            self._settings, self._plugins, engine_url, self._run, start=self._start
+            self._settings, self._plugins, engine_urls, care, self._run, start=self._start
         )
         if checkpoint is not None:
             self._manager.restore(checkpoint)
@@ -87,6 +105,10 @@ class ManagerActor:
     async def generate(self, step: int, version: int) -> tuple[TrainBatch, dict[str, float]]:
         """One batch and its metrics."""
         return await self._manager.generate(step, version)
+
+    async def published(self, version: int, failed: Mapping[int, str]) -> None:
+        """The engines have new weights, but for those that `failed`, by number with the reason."""
+        self._manager.published(version, failed)
 
     async def evaluate(self, step: int) -> dict[str, float]:
         """Metrics of the evaluation sets."""
@@ -119,13 +141,19 @@ class TrainerActor:
         self._advantage = plugin_set.advantage
         self._postprocess = plugin_set.hook("data_postprocess")
 
-    def connect(self, engine_url: str, external: bool, scratch: Path, checkpoint: Path | None) -> None:
-        """Build the model, load its weights, and find the way to the engine."""
+    def connect(
+        self, engine_urls: Sequence[str], external: bool, scratch: Path, checkpoint: Path | None, start: int
+    ) -> None:
+        """Build the model, load its weights, which have seen `start` steps, and find the way to the engines."""
         from slimrl.megatron.trainer import MegatronTrainer
-        from slimrl.sync import open_transport
+        from slimrl.sync import open_fleet
 
         s = self._settings
         assert s.ckpt.hf_checkpoint is not None, "checked with the configuration"
+        self._num_steps = start
+        self._fleet: Fleet = open_fleet(
+            engine_urls, external=external, scratch=scratch, hf_checkpoint=s.ckpt.hf_checkpoint
+        )
         self._trainer: MegatronTrainer = MegatronTrainer(
             s.ckpt,
             s.model,
@@ -138,9 +166,7 @@ class TrainerActor:
             total_steps=s.total_steps,
             advantage=self._advantage,
             postprocess=self._postprocess,
-            transport=open_transport(
-                engine_url, external=external, scratch=scratch, hf_checkpoint=s.ckpt.hf_checkpoint
-            ),
+            transport=self._fleet,
             device=s.device,
             dtype=s.dtype,
             num_threads=s.num_threads,
@@ -151,11 +177,22 @@ class TrainerActor:
 
     def train(self, batch: TrainBatch) -> TrainReport:
         """All optimizer steps of one rollout."""
-        return self._trainer.train(batch)
+        report = self._trainer.train(batch)
+        self._num_steps = batch.step + 1
+        return report
 
-    def publish(self, version: int) -> Mapping[str, float]:
-        """Send the weights to the engine."""
-        return self._trainer.publish(version)
+    def publish(self, version: int) -> tuple[Mapping[str, float], Mapping[int, str]]:
+        """Send the weights to the engines; returns timings, and the engines that they did not reach with the reason."""
+        try:
+            timings = self._trainer.publish(version)
+        except EngineUnreachableError:  # they may come back
+            timings = {}
+        return timings, self._fleet.left_out
+
+    def send_weights(self, index: int, url: str) -> int:
+        """Send the weights to one engine that comes late; returns their version: the steps that they have seen."""
+        self._fleet.send_to(index, url, self._trainer.export_weights(), self._num_steps)
+        return self._num_steps
 
     def save(self, folder: Path) -> None:
         """Write model, optimizer and random states."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from slimrl.cluster.actors import (
     TrainerActor,
     TrainerSettings,
 )
+from slimrl.cluster.care import Care
 from slimrl.cluster.placement import place
 from slimrl.engines.process import EngineSettings
 from slimrl.errors import SlimrlError, TrainError
@@ -29,8 +30,12 @@ class BatchRef(Protocol):
 class CrewSettings:
     """Everything the processes are started with."""
 
-    engine: EngineSettings | str
-    """How to start the embedded engine, or the URL of one that runs already."""
+    engine: EngineSettings
+    """How to start an embedded engine."""
+    num_engines: int
+    """How many of them to start."""
+    external_engines: tuple[str, ...]
+    """URLs of engines that run already; then none is started."""
     rollout: RolloutSettings
     trainer: TrainerSettings
     plugins: PluginPass
@@ -40,7 +45,7 @@ class CrewSettings:
 
 
 class Crew:
-    """Engine, rollout manager and trainer; each method waits for the process that does it."""
+    """Engines, rollout manager and trainer; each method waits for the process that does it."""
 
     def __init__(self, ray: Any, settings: CrewSettings) -> None:
         use_gpu = settings.trainer.device == "cuda"
@@ -52,14 +57,18 @@ class Crew:
         self._manager = (
             ray.remote(ManagerActor).options(**on_manager).remote(s.rollout, s.plugins, s.run, start=s.start)
         )
-        self._engine = None
-        if isinstance(s.engine, EngineSettings):
-            self._engine = ray.remote(EngineActor).options(**on_engine).remote(s.engine, self._logs)
-        url = s.engine if isinstance(s.engine, str) else self._wait(self._engine.start.remote())  # type: ignore[union-attr]
+        self._engines = None
+        urls: Sequence[str] = s.external_engines
+        if not urls:
+            # one thread more than engines: `stop` does not wait for one that is being started again
+            options = {**on_engine, "max_concurrency": s.num_engines + 1}
+            self._engines = ray.remote(EngineActor).options(**options).remote(s.engine, s.num_engines, self._logs)
+            urls = self._wait(self._engines.start.remote())
+        care = Care(self._engines, self._trainer)
         self._wait(
             [
-                self._manager.connect.remote(url, s.checkpoint),
-                self._trainer.connect.remote(url, self._engine is None, s.run / "weights", s.checkpoint),
+                self._manager.connect.remote(urls, care, s.checkpoint),
+                self._trainer.connect.remote(urls, bool(s.external_engines), s.run / "weights", s.checkpoint, s.start),
             ]
         )
 
@@ -73,8 +82,10 @@ class Crew:
         return self._wait(self._trainer.train.remote(batch))  # type: ignore[no-any-return]  # Ray has no types
 
     def publish(self, version: int) -> Mapping[str, float]:
-        """Give the engine the trainer's weights."""
-        return self._wait(self._trainer.publish.remote(version))  # type: ignore[no-any-return]
+        """Give the engines the trainer's weights; one that they did not reach serves no more until it has them."""
+        metrics, failed = self._wait(self._trainer.publish.remote(version))
+        self._wait(self._manager.published.remote(version, failed))
+        return metrics  # type: ignore[no-any-return]
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Metrics of the evaluation sets under weights that have seen `step` steps."""
@@ -93,10 +104,10 @@ class Crew:
         self._wait([self._trainer.save.remote(folder), self._manager.save.remote(folder)])
 
     def close(self) -> None:
-        """End all processes; an engine that was there before stays."""
+        """End all processes; engines that were there before stay."""
         self._wait(self._manager.close.remote())
-        if self._engine is not None:
-            self._wait(self._engine.stop.remote())
+        if self._engines is not None:
+            self._wait(self._engines.stop.remote())
 
     def _wait(self, references: Any) -> Any:
         from ray.exceptions import RayActorError, RayTaskError

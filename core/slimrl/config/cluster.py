@@ -16,8 +16,10 @@ class ClusterConfig:
     """Device of engine and trainer; auto: cuda where it is available."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of engine and trainer; auto: float32 on a CPU, bfloat16 on cuda."""
+    rollout_num_gpus: int | None = None
+    """Size of the rollout: --rollout-num-gpus / --rollout-num-gpus-per-engine embedded engines are started, on a CPU as processes that share the threads. Default: one engine."""
     num_threads: int | None = None
-    """Threads that engine and trainer compute with. Default: the cores of the machine."""
+    """Threads that the trainer computes with, and the engines together. Default: the cores of the machine."""
     seed: int = 1234
     """Seed of the trainer."""
     deterministic: bool = False

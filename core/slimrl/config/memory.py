@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from slimrl.config import Config
+from slimrl.config.engines import num_embedded_engines
 from slimrl.config.hf_folder import HfFolder
 
 # Resident megabytes after the imports alone, measured on Linux with torch 2.13 and ray 2.56.
@@ -42,11 +43,16 @@ def estimate_memory(
     if config.grpo.use_kl_loss:
         trainer["reference model"] = num_parameters * size
     processes = {"driver": {}, "rollout manager": {}, "trainer": trainer}
-    if not config.sglang.rollout_external_engine_addrs:
-        rows = min(config.sglang.sglang_max_running_requests, samples_in_flight)
+    num_engines = num_embedded_engines(config)
+    for index in range(num_engines):
+        # each takes its share: when another dies it has more, and makes them wait in its queue
+        rows = min(config.sglang.sglang_max_running_requests, -(-samples_in_flight // num_engines))
         tokens = (config.rollout.rollout_max_response_len or 0) + (config.rollout.rollout_max_prompt_len or 0)
-        processes["engine"] = {
+        processes["engine" if num_engines == 1 else f"engine {index}"] = {
             "weights": num_parameters * size,
             "KV cache": float(rows * tokens * (model.kv_numbers_per_token() or 0) * size),
         }
-    return tuple(ProcessMemory(name, {**parts, "libraries": LIBRARIES[name]}) for name, parts in processes.items())
+    return tuple(
+        ProcessMemory(name, {**parts, "libraries": LIBRARIES[name.rstrip(" 0123456789")]})
+        for name, parts in processes.items()
+    )

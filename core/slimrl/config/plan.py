@@ -9,6 +9,7 @@ from typing import Literal
 
 from slimrl.config import Config
 from slimrl.config.batch import solve_batch
+from slimrl.config.engines import num_embedded_engines
 from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.memory import ProcessMemory, estimate_memory
@@ -36,6 +37,10 @@ class Plan:
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
     num_threads: int
+    num_engines: int
+    """Embedded engines; 0 where others run already."""
+    engine_threads: int
+    """Threads of each."""
     num_parameters: int
     vocab_size: int | None
     """Token ids are below it, if the config says."""
@@ -56,6 +61,12 @@ def make_plan(config: Config, *, num_prompts: int | None) -> Plan:
     dtype = config.cluster.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
+    num_threads, num_engines = config.cluster.num_threads or num_cores(), num_embedded_engines(config)
+    if device == "cuda" and num_engines > 1:
+        raise ConfigError(
+            f"--rollout-num-gpus {config.cluster.rollout_num_gpus}: embedded engines would share one GPU, which is "
+            "slower than one engine; start an SGLang server on each and name them with --rollout-external-engine-addrs"
+        )
     plan = Plan(
         num_prompts=num_prompts,
         rollout_batch_size=sizes.rollout_batch_size,
@@ -69,7 +80,9 @@ def make_plan(config: Config, *, num_prompts: int | None) -> Plan:
         rollout_max_response_len=max_response_len,
         device=device,
         dtype=dtype,
-        num_threads=config.cluster.num_threads or num_cores(),
+        num_threads=num_threads,
+        num_engines=num_engines,
+        engine_threads=max(num_threads // max(num_engines, 1), 1),
         num_parameters=model.count_parameters(),
         vocab_size=model.config.get("vocab_size"),
         processes=estimate_memory(config, model, dtype=dtype, samples_in_flight=_in_flight(config)),
@@ -115,6 +128,7 @@ def format_plan(plan: Plan, config: Config) -> str:
         ("length", length),
         ("reward", config.rollout.custom_rm_path or config.rollout.rm_type or ""),
         ("device", f"{p.device}, {p.dtype}, {p.num_threads} threads"),
+        ("engines", _engines_line(p, config)),
     ]
     if config.eval.eval_interval:
         names = ", ".join(dataset.name for dataset in eval_datasets(config.eval, []))
@@ -127,6 +141,12 @@ def format_plan(plan: Plan, config: Config) -> str:
     total = sum(process.total for process in p.processes)
     lines.append(f"{'all':<16}{total / gib:>6.2f} GiB  without activations, reward workers and Ray's own processes")
     return "\n".join(lines)
+
+
+def _engines_line(p: Plan, config: Config) -> str:
+    if not p.num_engines:
+        return f"running already: {' '.join(config.sglang.rollout_external_engine_addrs)}"
+    return f"{p.num_engines} embedded with {p.engine_threads} of the threads each"
 
 
 def _batch_line(p: Plan) -> str:

@@ -120,11 +120,15 @@ class EngineProcess:
         logger.info("engine %s is ready (process %d, log %s)", self.url, self.pid, self._log_file)
         return self.url
 
+    @property
+    def exit_code(self) -> int | None:
+        """How the server ended, below 0 the signal; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
     def check(self) -> None:
         """Raise EngineError with the end of the log if the server has ended."""
-        code = None if self._process is None else self._process.poll()
-        if code is not None:
-            raise EngineError(f"the engine ended with exit code {code}; {self._log_end()}")
+        if self.exit_code is not None:
+            raise EngineError(f"the engine ended with exit code {self.exit_code}; {self._log_end()}")
 
     def stop(self, grace_s: float = 10.0) -> None:
         """End the server: SIGTERM, and after `grace_s` SIGKILL to all of its process group."""

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from slimrl.data.encoder import PromptEncoder
 from slimrl.data.foreign import ForeignSource
 from slimrl.data.source import PromptSource
 from slimrl.data.training import open_training
-from slimrl.engines.client import HttpEngineClient
+from slimrl.engines.health import HealthSettings
+from slimrl.engines.pool import EnginePool
+from slimrl.engines.rotation import EngineCare
 from slimrl.observe.rollout_file import write_rollout
 from slimrl.observe.run_dir import RunDir, write_atomically
 from slimrl.protocols import DataSource, EngineClient, Generate, Tracker
@@ -45,6 +47,8 @@ from slimrl.types import Group, SamplingParams, TrainBatch, TrainReport
 logger = logging.getLogger(__name__)
 
 STATE = "rollout.json"
+ENGINE_READY_S = 15.0
+"""How long engines that run already may take to answer at the start."""
 
 
 class RolloutManager:
@@ -54,7 +58,7 @@ class RolloutManager:
         self,
         settings: RolloutSettings,
         plugins: PluginSet,
-        engine: HttpEngineClient,
+        engine: EnginePool,
         scorer: Scorer,
         run: RunDir,
         trackers: Sequence[Tracker],
@@ -82,7 +86,6 @@ class RolloutManager:
         self._never_varied = NeverVaried()
         self._eval_sets = read_eval_sets(settings, encoder)
         self._last: Filled | None = None
-        self._engine_cpu_s = 0.0
         self._cache_hits = 0
         self._not_logged: dict[int, frozenset[str]] = {}
         """By step: the metrics that a function of the user's logs itself."""
@@ -198,13 +201,13 @@ class RolloutManager:
         return {"perf/score_cache_hits": float(hits)}
 
     async def _engine_metrics(self) -> dict[str, float]:
-        """CPU seconds of the model since the last call, where the engine tells them."""
-        states = (await self._engine.server_info()).get("internal_states") or [{}]
-        total = states[0].get("model_cpu_s")
-        if total is None:
-            return {}
-        spent, self._engine_cpu_s = total - self._engine_cpu_s, total
-        return {"perf/engine_model_cpu_s": spent}
+        """What the engines did since the last call."""
+        spent = await self._engine.model_cpu_s()
+        return self._engine.metrics() | ({} if spent is None else {"perf/engine_model_cpu_s": spent})
+
+    def published(self, version: int, failed: Mapping[int, str]) -> None:
+        """The engines have new weights, but for those that `failed`, by number with the reason."""
+        self._engine.published(version, failed)
 
     async def evaluate(self, step: int) -> dict[str, float]:
         """Metrics of every evaluation set under the engine's weights, which have seen `step` steps; stores samples."""
@@ -314,13 +317,31 @@ class RolloutManager:
 
 
 async def open_manager(
-    settings: RolloutSettings, plugins: PluginSet, engine_url: str, run: RunDir, *, start: int
+    settings: RolloutSettings,
+    plugins: PluginSet,
+    engine_urls: Sequence[str],
+    care: EngineCare,
+    run: RunDir,
+    *,
+    start: int,
 ) -> RolloutManager:
-    """A manager with its client, reward workers and trackers running; `close` ends them."""
+    """A manager with its engines, reward workers and trackers; `close` ends them but the engines.
+
+    Raises EngineError when an engine does not answer.
+    """
     resources = AsyncExitStack()
     engine = await resources.enter_async_context(
-        HttpEngineClient(engine_url, concurrency=settings.concurrency, vocab_size=settings.vocab_size)
+        EnginePool(
+            engine_urls,
+            concurrency=settings.concurrency,
+            vocab_size=settings.vocab_size,
+            care=care,
+            on_event=run.event,
+            health=HealthSettings(settings.health_check_interval_s, settings.health_check_timeout_s),
+        )
     )
+    await engine.wait_ready(ENGINE_READY_S)
+    settings = replace(settings, concurrency=settings.concurrency * len(engine_urls))
     scorer = await resources.enter_async_context(Scorer(plugins.rewards, plugins.options, settings.scoring()))
     trackers: list[Tracker] = []
     if settings.use_tensorboard:

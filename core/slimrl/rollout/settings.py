@@ -32,6 +32,8 @@ class RolloutSettings:
     deterministic: bool
     use_tensorboard: bool
     eval_sets: tuple[EvalDataset, ...] = ()
+    health_check_interval_s: float = 30.0
+    health_check_timeout_s: float = 30.0
 
     def sampling(self) -> SamplingParams:
         """Sampling parameters of training responses."""

@@ -1,16 +1,15 @@
-"""Ways for new weights to reach an engine."""
+"""Ways for new weights to reach engines."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from slimrl.protocols import WeightTransport
-from slimrl.sync.disk import DiskTransport
-from slimrl.sync.tensor import SharedMemoryTransport
+from slimrl.sync.disk import DiskWay
+from slimrl.sync.fleet import Fleet
+from slimrl.sync.tensor import SharedMemoryWay
 
 
-def open_transport(engine_url: str, *, external: bool, scratch: Path, hf_checkpoint: Path) -> WeightTransport:
-    """Shared memory to the embedded engine that a run started; to any other, checkpoints in `scratch`."""
-    if external:
-        return DiskTransport(engine_url, scratch, config_source=hf_checkpoint)
-    return SharedMemoryTransport(engine_url)
+def open_fleet(urls: Sequence[str], *, external: bool, scratch: Path, hf_checkpoint: Path) -> Fleet:
+    """Shared memory to the embedded engines that a run started; to any others, checkpoints in `scratch`."""
+    return Fleet(urls, DiskWay(scratch, config_source=hf_checkpoint) if external else SharedMemoryWay())

@@ -1,4 +1,4 @@
-"""Weights to an engine through HF checkpoints in a folder that both can see."""
+"""Weights to engines through HF checkpoints in a folder that all can see."""
 
 from __future__ import annotations
 
@@ -7,43 +7,55 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors.torch import save_file
 
 from slimrl.errors import EngineError
-from slimrl.sync.update import paused_engine
+from slimrl.sync.update import paused_engines
 
 logger = logging.getLogger(__name__)
 
+LOAD_S: Final = 600.0
+"""How long an engine may take to load a checkpoint."""
 _COPIED_SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt"})
 
 
-class DiskTransport:
-    """Writes each version as a checkpoint `weight_vNNNNNN` and has the engine load it; the one before is deleted."""
+class DiskWay:
+    """Writes each version as a checkpoint `weight_vNNNNNN` and has engines load it; the one before is deleted."""
 
-    def __init__(
-        self,
-        engine_url: str,
-        folder: Path,
-        config_source: Path,
-        *,
-        shard_bytes: int = 2 << 30,
-        retry_s: float = 15.0,
-    ) -> None:
-        self._engine_url = engine_url
+    def __init__(self, folder: Path, config_source: Path, *, shard_bytes: int = 2 << 30, retry_s: float = 15.0) -> None:
         self._retry_s = retry_s
         self._folder = folder
         self._config_source = config_source
         self._shard_bytes = shard_bytes
         self._published: Path | None = None
 
-    def publish(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replace the engine's weights; the engine generates on while the checkpoint is written."""
+    def send(
+        self, weights: Iterable[tuple[str, torch.Tensor]], version: int, urls: Mapping[int, str]
+    ) -> dict[int, EngineError]:
+        """Replace the weights of engines; they generate on while the checkpoint is written."""
         start = time.perf_counter()
         target = self._folder / f"weight_v{version:06d}"
+        is_there = target == self._published  # an engine comes late to this version
+        if not is_there:
+            self._write(target, weights, version)
+        try:
+            failed = asyncio.run(self._load(target.resolve(), version, urls))
+        except BaseException:
+            if not is_there:
+                shutil.rmtree(target, ignore_errors=True)
+            raise
+        if self._published not in (None, target):
+            shutil.rmtree(self._published)
+        self._published = target
+        logger.info("weight version %d reached %s in %.2f s", version, list(urls.values()), time.perf_counter() - start)
+        return failed
+
+    def _write(self, target: Path, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         unfinished = self._folder / f".{target.name}.unfinished"
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -51,21 +63,16 @@ class DiskTransport:
             write_checkpoint(unfinished, weights, self._config_source, self._shard_bytes)
             shutil.rmtree(target, ignore_errors=True)
             unfinished.rename(target)
-            asyncio.run(self._load(target.resolve(), version))
         except BaseException as error:
             shutil.rmtree(unfinished, ignore_errors=True)
-            shutil.rmtree(target, ignore_errors=True)
             if isinstance(error, OSError):
                 raise EngineError(f"weight version {version} could not be written to {target}: {error}") from error
             raise
-        if self._published not in (None, target):
-            shutil.rmtree(self._published)
-        self._published = target
-        logger.info("weight version %d reached %s in %.2f s", version, self._engine_url, time.perf_counter() - start)
 
-    async def _load(self, checkpoint: Path, version: int) -> None:
-        async with paused_engine(self._engine_url, version, self._retry_s) as engine:
-            await engine.update_weights_from_disk(checkpoint, version)
+    async def _load(self, checkpoint: Path, version: int, urls: Mapping[int, str]) -> dict[int, EngineError]:
+        async with paused_engines(urls, version, self._retry_s, LOAD_S) as update:
+            await update.each(lambda engine: engine.update_weights_from_disk(checkpoint, version))
+        return update.failed
 
 
 def write_checkpoint(

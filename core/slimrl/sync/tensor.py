@@ -1,4 +1,4 @@
-"""Weights to an engine on the same machine through a file in shared memory: one copy out, one copy in, no pickle."""
+"""Weights to engines on the same machine through a file in shared memory: one copy out, one copy in, no pickle."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Final, Self
 
 import torch
 
-from slimrl.sync.update import paused_engine
+from slimrl.engines.client import HttpEngineClient
+from slimrl.errors import EngineError
+from slimrl.sync.update import paused_engines
 
 logger = logging.getLogger(__name__)
 
@@ -29,28 +31,43 @@ _ALIGNMENT = 64
 
 _PREFIX = "slimrl-weights-"
 
+BUCKET_S: Final = 120.0
+"""How long an engine may take for one bucket, or to stand still: all the others wait for it."""
 
-class SharedMemoryTransport:
-    """Sends weights in buckets through one file that is used again for each; the file is gone after each publish."""
 
-    def __init__(self, engine_url: str, bucket_bytes: int = 64 << 20, *, retry_s: float = 15.0) -> None:
-        self._engine_url = engine_url
+class SharedMemoryWay:
+    """Sends weights in buckets through one file that is used again for each; the file is gone after each version."""
+
+    def __init__(self, bucket_bytes: int = 64 << 20, *, retry_s: float = 15.0) -> None:
         self._retry_s = retry_s
         self._bucket_bytes = bucket_bytes
 
-    def publish(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replace the engine's weights; tensors may lie on any device and are read one at a time."""
+    def send(
+        self, weights: Iterable[tuple[str, torch.Tensor]], version: int, urls: Mapping[int, str]
+    ) -> dict[int, EngineError]:
+        """Replace the weights of engines, which all read each bucket; tensors may lie on any device."""
         start = time.perf_counter()
-        asyncio.run(self._publish(weights, version))
-        logger.info("weight version %d reached %s in %.2f s", version, self._engine_url, time.perf_counter() - start)
+        try:
+            failed = asyncio.run(self._send(weights, version, urls))
+        except OSError as error:
+            raise EngineError(f"weight version {version} could not be written to memory: {error}") from error
+        logger.info("weight version %d reached %s in %.2f s", version, list(urls.values()), time.perf_counter() - start)
+        return failed
 
-    async def _publish(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+    async def _send(
+        self, weights: Iterable[tuple[str, torch.Tensor]], version: int, urls: Mapping[int, str]
+    ) -> dict[int, EngineError]:
         with SharedFile(self._bucket_bytes) as file:
-            async with paused_engine(self._engine_url, version, self._retry_s) as engine:
-                await engine.begin_weight_update()
+            async with paused_engines(urls, version, self._retry_s, BUCKET_S) as update:
+                await update.each(lambda engine: engine.begin_weight_update())
                 for bucket in file.buckets(weights):
-                    await engine.update_weights_from_tensor(bucket, "shared_memory", version)
-                await engine.end_weight_update()
+
+                    async def take(engine: HttpEngineClient, bucket: str = bucket) -> None:
+                        await engine.update_weights_from_tensor(bucket, "shared_memory", version)
+
+                    await update.each(take)
+                await update.each(lambda engine: engine.end_weight_update())
+            return update.failed
 
 
 class SharedFile:

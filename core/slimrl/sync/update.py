@@ -1,31 +1,85 @@
-"""What every way to replace an engine's weights has in common: the engine stands still, then goes on."""
+"""What every way to replace weights has in common: the engines stand still, take them together, then go on."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final
 
 from slimrl.engines.client import HttpEngineClient
-from slimrl.errors import EngineError
+from slimrl.errors import EngineError, EngineUnreachableError
+
+RECONNECT_S: Final = 3.0
+"""How long an engine that cannot be reached is tried again: others wait for it."""
+
+Call = Callable[[HttpEngineClient], Awaitable[None]]
+
+
+class Update:
+    """One version of the weights on its way to several engines; one that fails is left behind."""
+
+    def __init__(self, engines: Mapping[int, HttpEngineClient], version: int) -> None:
+        self._version = version
+        self._engines = dict(engines)
+        self.failed: dict[int, EngineError] = {}
+        """By number, the engines that were left behind."""
+
+    async def each(self, call: Call) -> None:
+        """Call every engine at once; raises what went wrong when none is left."""
+        numbers, engines = list(self._engines), list(self._engines.values())
+        ends = await asyncio.gather(*(self._call(call, engine) for engine in engines))
+        self.failed |= {number: end for number, end in zip(numbers, ends, strict=True) if end is not None}
+        self._engines = {number: engine for number, engine in self._engines.items() if number not in self.failed}
+        if not self._engines:
+            raise _together(list(self.failed.values()))
+
+    async def _call(self, call: Call, engine: HttpEngineClient) -> EngineError | None:
+        try:
+            await call(engine)
+        except (EngineError, OSError) as error:
+            kind = type(error) if isinstance(error, EngineError) else EngineError
+            failure = kind(f"weight version {self._version} did not reach the engine at {engine.url}: {error}")
+            failure.__cause__ = error
+            return failure
+        return None
 
 
 @contextlib.asynccontextmanager
-async def paused_engine(url: str, version: int, retry_s: float) -> AsyncIterator[HttpEngineClient]:
-    """A client of an engine that is paused, with an empty cache, until the block ends.
+async def paused_engines(
+    urls: Mapping[int, str], version: int, retry_s: float, timeout_s: float
+) -> AsyncIterator[Update]:
+    """Several engines that are paused, with empty caches, until the block ends.
 
-    Requests in flight wait, and compute their cache again under the new weights. An EngineError or OSError, in the
-    block too, becomes an EngineError that names the engine and the version. `retry_s` bounds the retries of one call.
+    Requests in flight wait, and compute their cache again under the new weights. An engine that fails is left behind,
+    in `Update.failed`; when all did it is an EngineError that names them and the version, an EngineUnreachableError if
+    none could be reached. `retry_s` bounds the retries of one call, `timeout_s` the call.
     """
-    async with HttpEngineClient(url, retry_s=retry_s) as engine:
+    async with contextlib.AsyncExitStack() as stack:
+        clients = {number: _client(url, retry_s, timeout_s) for number, url in urls.items()}
+        for client in clients.values():
+            stack.push_async_exit(client)
+        update = Update(clients, version)
+        await update.each(lambda engine: engine.pause("retract"))
+        paused = [client for number, client in clients.items() if number not in update.failed]
         try:
-            await engine.pause("retract")
-            try:
-                await engine.flush_cache()  # cached prefixes were computed by the old weights
-                yield engine
-            except BaseException:
-                with contextlib.suppress(EngineError):  # the first error is the one to tell
-                    await engine.resume()
-                raise
-            await engine.resume()
-        except (EngineError, OSError) as error:
-            raise EngineError(f"weight version {version} did not reach the engine at {url}: {error}") from error
+            await update.each(lambda engine: engine.flush_cache())  # cached prefixes were computed by the old weights
+            yield update
+        except BaseException:
+            # the first error is the one to tell
+            await asyncio.gather(*(client.resume() for client in paused), return_exceptions=True)
+            raise
+        # One that was left behind may have some of the weights: it stands still until it is given all of them.
+        await update.each(lambda engine: engine.resume())
+
+
+def _client(url: str, retry_s: float, timeout_s: float) -> HttpEngineClient:
+    return HttpEngineClient(url, retry_s=retry_s, reconnect_s=min(retry_s, RECONNECT_S), control_timeout_s=timeout_s)
+
+
+def _together(failures: list[EngineError]) -> EngineError:
+    refused = [failure for failure in failures if not isinstance(failure, EngineUnreachableError)]
+    if len(failures) == 1:
+        return failures[0]
+    kind = EngineError if refused else EngineUnreachableError
+    return kind("; ".join(map(str, refused or failures)))

@@ -8,6 +8,7 @@ import fcntl
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from slimrl.engines.client import HttpEngineClient
-from slimrl.errors import EngineError
+from slimrl.engines.process import EngineProcess, EngineSettings, embedded_command
+from slimrl.errors import EngineError, EngineUnreachableError
 from slimrl.protocols import WeightTransport
-from slimrl.sync import open_transport
-from slimrl.sync.disk import DiskTransport, write_checkpoint
-from slimrl.sync.tensor import SHARED_MEMORY, SharedFile, SharedMemoryTransport
+from slimrl.sync import open_fleet
+from slimrl.sync.disk import DiskWay, write_checkpoint
+from slimrl.sync.fleet import Fleet, Way
+from slimrl.sync.tensor import SHARED_MEMORY, SharedFile, SharedMemoryWay
 from slimrl.types import Completion, SamplingParams
 
 Weights = dict[str, torch.Tensor]
@@ -66,8 +69,8 @@ def leftovers() -> set[Path]:
 @pytest.fixture(params=["one bucket", "many buckets", "disk"])
 def transport(request: pytest.FixtureRequest, engine_url: str, tiny_checkpoint: Path, tmp_path: Path) -> object:
     if request.param == "disk":
-        return DiskTransport(engine_url, tmp_path / "weights", tiny_checkpoint)
-    return SharedMemoryTransport(engine_url, bucket_bytes=10_000 if request.param == "many buckets" else 1 << 20)
+        return Fleet([engine_url], DiskWay(tmp_path / "weights", tiny_checkpoint))
+    return Fleet([engine_url], SharedMemoryWay(bucket_bytes=10_000 if request.param == "many buckets" else 1 << 20))
 
 
 def test_published_weights_answer_under_their_version(
@@ -85,14 +88,14 @@ def test_published_weights_answer_under_their_version(
 
 def test_weights_in_another_number_format_are_converted(engine_url: str, tiny_checkpoint: Path) -> None:
     weights = {name: tensor.bfloat16() for name, tensor in random_weights(tiny_checkpoint, seed=1).items()}
-    SharedMemoryTransport(engine_url).publish(weights.items(), 6)
+    Fleet([engine_url], SharedMemoryWay()).publish(weights.items(), 6)
     expected = first_log_prob(tiny_checkpoint, {name: tensor.float() for name, tensor in weights.items()})
     assert complete(engine_url).log_probs[0] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["name", "shape"])
 def test_a_bad_tensor_leaves_the_old_weights_serving(engine_url: str, tiny_checkpoint: Path, kind: str) -> None:
-    SharedMemoryTransport(engine_url).publish(random_weights(tiny_checkpoint, seed=2).items(), 7)
+    Fleet([engine_url], SharedMemoryWay()).publish(random_weights(tiny_checkpoint, seed=2).items(), 7)
     old = complete(engine_url)
     bad = random_weights(tiny_checkpoint, seed=3)
     if kind == "name":
@@ -101,20 +104,20 @@ def test_a_bad_tensor_leaves_the_old_weights_serving(engine_url: str, tiny_check
         bad["model.norm.weight"] = torch.ones(3)
     before = leftovers()
     with pytest.raises(EngineError, match=rf"weight version 8 did not reach the engine at {engine_url}: .*norm"):
-        SharedMemoryTransport(engine_url).publish(bad.items(), 8)
+        Fleet([engine_url], SharedMemoryWay()).publish(bad.items(), 8)
     assert leftovers() <= before
     assert complete(engine_url).log_probs == old.log_probs
     assert set(complete(engine_url).weight_versions) == {7}
 
 
 def test_a_trainer_that_fails_while_it_sends_lets_the_engine_go_on(engine_url: str, tiny_checkpoint: Path) -> None:
-    def broken() -> object:
+    def broken() -> Iterator[tuple[str, torch.Tensor]]:
         yield "model.norm.weight", torch.ones(64)
         raise RuntimeError("the trainer broke")
 
     before = leftovers()
     with pytest.raises(RuntimeError, match="the trainer broke"):
-        SharedMemoryTransport(engine_url).publish(broken(), 9)
+        Fleet([engine_url], SharedMemoryWay()).publish(broken(), 9)
     assert leftovers() <= before
     assert len(complete(engine_url).tokens) > 0
 
@@ -123,7 +126,7 @@ def test_disk_keeps_the_latest_checkpoint_alone_and_removes_a_refused_one(
     engine_url: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "weights"
-    transport = DiskTransport(engine_url, folder, tiny_checkpoint)
+    transport = Fleet([engine_url], DiskWay(folder, tiny_checkpoint))
     for version in (1, 2):
         transport.publish(random_weights(tiny_checkpoint, seed=version).items(), version)
     assert [path.name for path in folder.iterdir()] == ["weight_v000002"]
@@ -135,28 +138,62 @@ def test_disk_keeps_the_latest_checkpoint_alone_and_removes_a_refused_one(
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    transport = DiskTransport("http://127.0.0.1:1", tmp_path / "file" / "weights", tiny_checkpoint)
+    transport = Fleet(["http://127.0.0.1:1"], DiskWay(tmp_path / "file" / "weights", tiny_checkpoint))
     with pytest.raises(EngineError, match=r"weight version 1 could not be written to .*file/weights/weight_v000001"):
         transport.publish([], 1)
 
 
 def test_an_engine_that_is_gone_is_an_error_that_names_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
     weights = load_file(tiny_checkpoint / "model.safetensors")
-    transports: list[WeightTransport] = [
-        SharedMemoryTransport("http://127.0.0.1:1", retry_s=0.1),
-        DiskTransport("http://127.0.0.1:1", tmp_path / "weights", tiny_checkpoint, retry_s=0.1),
-    ]
-    for transport in transports:
-        with pytest.raises(EngineError, match=r"weight version 1 did not reach the engine at http://127\.0\.0\.1:1"):
-            transport.publish(weights.items(), 1)
+    ways: list[Way] = [SharedMemoryWay(retry_s=0.1), DiskWay(tmp_path / "weights", tiny_checkpoint, retry_s=0.1)]
+    for way in ways:
+        gone = r"weight version 1 did not reach the engine at http://127\.0\.0\.1:1"
+        with pytest.raises(EngineUnreachableError, match=gone):
+            Fleet(["http://127.0.0.1:1"], way).publish(weights.items(), 1)
 
 
 def test_an_external_engine_gets_files_and_our_own_shared_memory(tmp_path: Path) -> None:
     def kind(external: bool) -> type:
-        return type(open_transport("http://x", external=external, scratch=tmp_path, hf_checkpoint=tmp_path))
+        return type(open_fleet(["http://x"], external=external, scratch=tmp_path, hf_checkpoint=tmp_path)._way)
 
-    assert kind(True) is DiskTransport
-    assert kind(False) is SharedMemoryTransport
+    assert kind(True) is DiskWay
+    assert kind(False) is SharedMemoryWay
+
+
+@pytest.mark.parametrize("kind", ["shared memory", "disk"])
+def test_an_engine_that_is_gone_is_left_out_until_it_is_given_the_weights_by_itself(
+    engine_url: str, tiny_checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
+    way = DiskWay(tmp_path, tiny_checkpoint, retry_s=0.1) if kind == "disk" else SharedMemoryWay(retry_s=0.1)
+    fleet = Fleet(["http://127.0.0.1:1", engine_url], way)
+    weights = random_weights(tiny_checkpoint, seed=11)
+    fleet.publish(weights.items(), 11)
+    assert list(fleet.left_out) == [0]
+    assert "weight version 11 did not reach the engine at http://127.0.0.1:1" in fleet.left_out[0]
+    assert set(complete(engine_url).weight_versions) == {11}
+    with pytest.raises(EngineUnreachableError):
+        fleet.send_to(0, "http://127.0.0.1:1", weights.items(), 11)
+    assert list(fleet.left_out) == [0]
+    fleet.send_to(0, engine_url, weights.items(), 11)
+    assert fleet.left_out == {}
+
+
+def test_several_engines_take_each_bucket_and_one_that_dies_does_not_hold_up_the_rest(
+    engine_url: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = EngineSettings(tiny_checkpoint, device="cpu", dtype="float32", num_threads=1)
+    with EngineProcess(embedded_command(settings), tmp_path / "engine.log") as process:
+        second_url = process.start()
+        fleet = Fleet([engine_url, second_url], SharedMemoryWay(bucket_bytes=10_000))
+        weights = random_weights(tiny_checkpoint, seed=12)
+        fleet.publish(weights.items(), 12)
+        assert fleet.left_out == {}
+        assert complete(engine_url).log_probs == complete(second_url).log_probs
+        assert set(complete(second_url).weight_versions) == {12}
+        process.stop(grace_s=0.0)
+        fleet.publish(weights.items(), 13)
+        assert list(fleet.left_out) == [1]
+        assert set(complete(engine_url).weight_versions) == {13}
 
 
 def read_bucket(description: str) -> Weights:
