@@ -1,4 +1,4 @@
-"""Write train.jsonl and test.jsonl: the first number of every sum of two digits, with an example of the game before it."""
+"""Write train.jsonl and test.jsonl: every sum of two digits, of which the prompt has one, behind an example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reward of the last reply: did the model ask, and is the last number that it says the sum?"""
+"""The reward of the last reply: is it to the whole question, and is the last number that it says the sum?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from slimrl import Sample
 
 
 def score(sample: Sample) -> float:
-    """1 for the sum of two numbers of which the model was told both, else 0."""
-    replies = [m["content"] for m in sample.metadata["multi_turn"]["messages"] if m["role"] == "assistant"]
-    numbers = re.findall(r"-?\d+", replies[-1]) if replies else []
-    return float(bool(sample.metadata.get("told")) and numbers[-1:] == [str(sample.label)])
+    """1 for the sum of two numbers of which the model had been told both, else 0."""
+    messages = sample.metadata["multi_turn"]["messages"]
+    if len(messages) < 2 or not messages[-2]["content"].startswith("What is"):
+        return 0.0
+    numbers = re.findall(r"-?\d+", messages[-1]["content"])
+    return float(numbers[-1:] == [str(sample.label)])

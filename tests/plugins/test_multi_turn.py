@@ -35,9 +35,10 @@ from slimrl.testing.samples import make_sample
 from slimrl.traits import does_continue
 from slimrl_generators.conversation import Template
 from slimrl_generators.multi_turn import EnvironmentOptions, make, multi_turn
-from slimrl_generators.user_function import outside
+from slimrl_generators.user_function import load_function, outside
 
 SAMPLING = SamplingParams(max_new_tokens=60, sampling_seed=7)
+EXAMPLE = Path(__file__).parents[2] / "examples/multi_turn"
 BETWEEN = "\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -407,6 +408,21 @@ def test_it_does_what_every_generator_must(template: ChatTemplate, check: Any, e
     finding = check.find(multi_turn(outside(environment), lambda: template, 4, 30))
     # an environment that never ends lets no answer of this engine end by itself
     assert finding.outcome == ("warning" if environment is doubt and check.name == "status" else "ok"), finding.detail
+
+
+def test_the_example_can_only_be_won_in_two_turns(template: ChatTemplate) -> None:
+    environment = load_function("--environment-path", f"{EXAMPLE}/environment.py:answer")
+    score = load_function("--custom-rm-path", f"{EXAMPLE}/reward.py:score")
+    row = json.loads((EXAMPLE / "train.jsonl").read_text().splitlines()[-1])
+
+    def earned(*replies: str, max_turns: int = 2) -> float:
+        sample = make_sample("", row["label"], row["metadata"], row["input"], status=Status.PENDING)
+        return score(fill(template, environment, FakeEngine(replies), sample, max_turns=max_turns))
+
+    assert (row["metadata"]["numbers"], row["label"]) == ([9, 9], 18)
+    assert earned("9 + what?", "9 + 9 = 18") == 1.0
+    assert earned("9 + what?", "9 + 9 = 19") == 0.0
+    assert earned("9 + 9 = 18", "It is 18.") == earned("9 + 9 = 18. Right?", max_turns=1) == 0.0
 
 
 def test_a_real_model_in_two_turns_says_what_transformers_says(small_model: Path) -> None:

@@ -16,7 +16,6 @@ from slimrl import (
     PluginOptions,
     Sample,
     SamplingParams,
-    SlimrlError,
     Status,
     UsageError,
     continues_samples,
@@ -101,7 +100,7 @@ async def _ask(environment: Call, talk: Conversation, reply: str, timeout_s: flo
     except TimeoutError as error:
         if not deadline.expired():
             raise
-        raise SlimrlError(
+        raise TimeoutError(
             f"the environment did not answer within {timeout_s:g} s (--environment-timeout-s) in turn {talk.turns}"
         ) from error
     _check_json(talk.sample.metadata, seen.metadata)

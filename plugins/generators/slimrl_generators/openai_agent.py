@@ -126,7 +126,7 @@ async def _run(acting: Awaitable[Any], session: Session, sample: Sample, timeout
         if session.over.is_set():
             return None
         if not work.done():
-            return SlimrlError(f"the agent did not end within {timeout_s:g} s (--agent-timeout-s)")
+            return TimeoutError(f"the agent did not end within {timeout_s:g} s (--agent-timeout-s)")
         result = work.result()
         if result is not None:
             sample.metadata["agent_result"] = json.loads(json.dumps(result, allow_nan=False))
