@@ -30,8 +30,6 @@ UNSUPPORTED = frozenset(
         "recompute-granularity",
         "recompute-method",
         "recompute-num-layers",
-        "rollout-num-gpus",
-        "rollout-num-gpus-per-engine",
         "sequence-parallel",
         "sglang-log-level",
         "sglang-mem-fraction-static",
