@@ -45,7 +45,7 @@ def estimate_memory(
     processes = {"driver": {}, "rollout manager": {}, "trainer": trainer}
     num_engines = num_embedded_engines(config)
     for index in range(num_engines):
-        # each takes its share: when another dies it has more, and makes them wait in its queue
+        # as long as all serve: what a dead one leaves over comes on top
         rows = min(config.sglang.sglang_max_running_requests, -(-samples_in_flight // num_engines))
         tokens = (config.rollout.rollout_max_response_len or 0) + (config.rollout.rollout_max_prompt_len or 0)
         processes["engine" if num_engines == 1 else f"engine {index}"] = {

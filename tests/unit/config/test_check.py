@@ -113,10 +113,25 @@ def test_everything_required_is_asked_for_at_once() -> None:
         ({"sglang": SglangConfig(rollout_external_engine_addrs=("localhost",))}, "expected host:port"),
         ({"sglang": SglangConfig(rollout_external_engine_addrs=("http://x:80",))}, "expected host:port"),
         ({"sglang": SglangConfig(rollout_external_engine_addrs=("x:70000",))}, "expected host:port"),
-        ({"sglang": SglangConfig(rollout_external_engine_addrs=("a:1", "b:2"))}, "talks to one engine; got 2"),
+        ({"sglang": SglangConfig(rollout_external_engine_addrs=("a:1", "b:2", "a:1"))}, "names a:1 twice"),
         (
             {"sglang": SglangConfig(rollout_external_engine_addrs=("a:1",), sglang_max_running_requests=3)},
-            "--sglang-max-running-requests has no effect on an engine",
+            "--sglang-max-running-requests has no effect on engines",
+        ),
+        (
+            {
+                "sglang": SglangConfig(rollout_external_engine_addrs=("a:1",)),
+                "cluster": ClusterConfig(rollout_num_gpus=2),
+            },
+            "--rollout-num-gpus has no effect on engines",
+        ),
+        (
+            {"sglang": SglangConfig(rollout_external_engine_addrs=("a:1",), rollout_num_gpus_per_engine=2)},
+            "--rollout-num-gpus-per-engine has no effect on engines",
+        ),
+        (
+            {"sglang": SglangConfig(rollout_num_gpus_per_engine=2), "cluster": ClusterConfig(rollout_num_gpus=4)},
+            "--rollout-num-gpus-per-engine 2: the embedded engine has no tensor parallelism; start SGLang servers",
         ),
         ({"eval": EvalConfig(eval_top_p=0.5)}, "--eval-top-p has no effect without --eval-interval"),
         ({"eval": EvalConfig(eval_interval=2)}, "--eval-interval needs --eval-prompt-data"),

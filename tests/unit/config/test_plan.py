@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -75,6 +76,31 @@ def test_the_engine_keeps_the_cache_of_what_runs_at_once(make_config: Make) -> N
     assert memory(make_config(cluster=CPU))["engine"]["KV cache"] == 64 * 16 * numbers_per_token * 4
     few = make_config(cluster=CPU, rollout_max_prompt_len=4, sglang=SglangConfig(sglang_max_running_requests=10))
     assert memory(few)["engine"]["KV cache"] == 10 * 20 * numbers_per_token * 4
+
+
+def test_several_engines_share_the_threads_and_the_requests(make_config: Make) -> None:
+    config = make_config(cluster=replace(CPU, rollout_num_gpus=3, num_threads=8))
+    plan = make_plan(config, num_prompts=2)
+    assert (plan.num_engines, plan.engine_threads, plan.num_threads) == (3, 2, 8)
+    one = memory(make_config(cluster=CPU))["engine"]
+    parts = memory(config)
+    assert [name for name in parts if name.startswith("engine")] == ["engine 0", "engine 1", "engine 2"]
+    assert parts["engine 0"]["weights"] == one["weights"]
+    assert parts["engine 0"]["KV cache"] == one["KV cache"] * 22 / 64
+    assert "engines     3 embedded with 2 of the threads each" in format_plan(plan, config)
+    crowded = make_plan(make_config(cluster=replace(CPU, rollout_num_gpus=3, num_threads=2)), num_prompts=2)
+    assert crowded.engine_threads == 1
+
+
+def test_several_embedded_engines_on_a_gpu_are_refused(make_config: Make) -> None:
+    config = make_config(cluster=ClusterConfig(device="cuda", rollout_num_gpus=2))
+    with pytest.raises(ConfigError, match=r"--rollout-num-gpus 2: .* one GPU.*--rollout-external-engine-addrs"):
+        make_plan(config, num_prompts=2)
+
+
+def test_engines_that_run_already_are_named(make_config: Make) -> None:
+    config = make_config(sglang=SglangConfig(rollout_external_engine_addrs=("a:1", "b:2")))
+    assert "engines     running already: a:1 b:2" in format_plan(make_plan(config, num_prompts=2), config)
 
 
 def test_an_engine_elsewhere_is_not_counted(make_config: Make) -> None:
