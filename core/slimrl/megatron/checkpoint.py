@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from slimrl.errors import CheckpointError
-from slimrl.megatron.tensor_files import write_tensors
+from slimrl.megatron.tensor_files import write_tensors, write_weights
 
 MODEL = "model"
 OPTIMIZER = "optimizer.safetensors"
@@ -63,7 +63,7 @@ def save_hf_checkpoint(
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    write_tensors(folder / "model.safetensors", weights)
+    write_weights(folder, weights)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
