@@ -190,6 +190,7 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
             num_steps_per_rollout=plan.num_steps_per_rollout,
             global_batch_size=plan.global_batch_size,
             total_steps=plan.num_rollout * plan.num_steps_per_rollout,
+            max_response_len=plan.rollout_max_response_len,
             device=plan.device,
             dtype=plan.dtype,
             num_threads=plan.num_threads,

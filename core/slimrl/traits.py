@@ -96,6 +96,8 @@ class AdvantageTraits:
     """It is meant to be used with --normalize-advantages."""
     policy_loss: PolicyLossName = "clipped"
     """The policy loss that goes with it."""
+    divides_by_max_length: bool = False
+    """A rollout's loss is the sum over its tokens over the longest response there may be, not over its own length."""
 
 
 def advantage_traits(
@@ -105,9 +107,12 @@ def advantage_traits(
     needs_values: bool = False,
     needs_normalization: bool = False,
     policy_loss: PolicyLossName = "clipped",
+    divides_by_max_length: bool = False,
 ) -> Callable[[F], F]:
     """Decorate an advantage estimator with its traits (see `AdvantageTraits`)."""
-    traits = AdvantageTraits(compares_group, frozenset(heeds), needs_values, needs_normalization, policy_loss)
+    traits = AdvantageTraits(
+        compares_group, frozenset(heeds), needs_values, needs_normalization, policy_loss, divides_by_max_length
+    )
 
     def decorate(function: F) -> F:
         setattr(function, ADVANTAGE, traits)

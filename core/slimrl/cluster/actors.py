@@ -40,6 +40,7 @@ class TrainerSettings:
     num_steps_per_rollout: int
     global_batch_size: int
     total_steps: int
+    max_response_len: int
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
     num_threads: int
@@ -164,6 +165,7 @@ class TrainerActor:
             num_steps_per_rollout=s.num_steps_per_rollout,
             global_batch_size=s.global_batch_size,
             total_steps=s.total_steps,
+            max_response_len=s.max_response_len,
             advantage=self._advantage,
             postprocess=self._postprocess,
             transport=self._fleet,

@@ -30,5 +30,12 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
                 f"--{setting.replace('_', '-')}{shown} has no effect with --advantage-estimator {name}, which heeds "
                 f"{heeded or 'no setting of this kind'}; leave it out or choose another estimator"
             )
+    if traits.policy_loss == "cispo" and grpo.eps_clip_c is not None:
+        yield f"--eps-clip-c {grpo.eps_clip_c} has no effect with --advantage-estimator {name}, whose loss has no dual clip"
+    if traits.divides_by_max_length and grpo.calculate_per_token_loss:
+        yield (
+            f"--calculate-per-token-loss has no effect with --advantage-estimator {name}, which divides every rollout's "
+            "loss by --rollout-max-response-len"
+        )
     if traits.needs_normalization and not grpo.normalize_advantages:
         yield f"--advantage-estimator {name} needs --normalize-advantages"

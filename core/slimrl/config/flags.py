@@ -34,7 +34,6 @@ UNSUPPORTED = frozenset(
         "sglang-log-level",
         "sglang-mem-fraction-static",
         "tensor-model-parallel-size",
-        "use-tis",
     ]
 )
 

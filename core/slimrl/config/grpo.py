@@ -26,6 +26,32 @@ class GrpoConfig:
     """Clip range of the probability ratio below 1."""
     eps_clip_high: float | None = None
     """Clip range of the probability ratio above 1. Default: --eps-clip."""
+    eps_clip_c: float | None = None
+    """Dual clip: the loss of a token with a negative advantage is at most this many times the advantage; above 1."""
+    use_opsm: bool = False
+    """Leave samples with a negative advantage out of the policy loss that the policy has already moved away from (OPSM)."""
+    opsm_delta: float = 1e-4
+    """How far that is: the mean of old minus current log-prob over a sample's tokens."""
+    use_tis: bool = False
+    """Multiply the policy loss with the importance weight of trainer over engine (truncated importance sampling)."""
+    tis_clip: float = 2.0
+    """Upper bound of the weight."""
+    tis_clip_low: float = 0.0
+    """Lower bound of the weight."""
+    tis_level: Literal["token", "sequence", "geometric"] = "token"
+    """Whose ratio the weight is: the token's, its sample's product, or the geometric mean of its sample's tokens."""
+    tis_mode: Literal["clip", "truncate", "mask"] = "clip"
+    """A weight out of its bounds is moved to the bound, to the upper one only, or is zero (with level token: IcePop)."""
+    tis_reject_level: Literal["token", "sequence", "geometric"] | None = None
+    """Leave tokens out of the loss whose ratio at this level is out of --tis-reject-low to --tis-reject-high (masked importance sampling)."""
+    tis_reject_low: float = 0.0
+    """Smallest ratio that is not rejected."""
+    tis_reject_high: float = 2.0
+    """Largest ratio that is not rejected."""
+    tis_veto: float = 0.0
+    """Leave samples out of the loss that have a token with a ratio below this; 0: none."""
+    get_mismatch_metrics: bool = False
+    """Report how trainer and engine differ (train/correction_...) without a correction."""
     use_rollout_logprobs: bool | None = None
     """Take the engine's log-probs for the old policy's, as the importance ratio needs for tokens of older weights. Default: on with --async and with --partial-rollout; else the trainer's own."""
     use_kl_loss: bool = False
@@ -34,6 +60,8 @@ class GrpoConfig:
     """Weight of the KL divergence in the loss; 0 only monitors it."""
     kl_loss_type: Literal["k1", "k2", "k3", "low_var_kl"] = "k1"
     """Estimator of the KL divergence (Schulman 2020); low_var_kl is k3 clamped to [-10, 10]."""
+    use_unbiased_kl: bool = False
+    """Multiply the KL estimate in the loss with the importance ratio, so that it is right for tokens of older weights too."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus in the loss."""
     calculate_per_token_loss: bool = False

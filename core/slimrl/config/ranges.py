@@ -20,6 +20,7 @@ class Range:
 
 COUNT = Range("at least 1", lambda x: x >= 1)
 NOT_NEGATIVE = Range("0 or more", lambda x: x >= 0)
+ABOVE_ONE = Range("more than 1", lambda x: x > 1)
 POSITIVE = Range("more than 0", lambda x: x > 0)
 TOP_P = Range("more than 0 and at most 1", lambda x: 0 < x <= 1)
 TOP_K = Range("-1 (all) or at least 1", lambda x: x == -1 or x >= 1)
@@ -71,6 +72,13 @@ RANGES: Mapping[str, Range] = {
     "eps_clip_high": NOT_NEGATIVE,
     "kl_coef": NOT_NEGATIVE,
     "gamma": SHARE,
+    "eps_clip_c": ABOVE_ONE,
+    "opsm_delta": NOT_NEGATIVE,
+    "tis_clip": POSITIVE,
+    "tis_clip_low": NOT_NEGATIVE,
+    "tis_reject_low": NOT_NEGATIVE,
+    "tis_reject_high": POSITIVE,
+    "tis_veto": NOT_NEGATIVE,
     "lambd": SHARE,
     "kl_loss_coef": NOT_NEGATIVE,
     "entropy_coef": FINITE,

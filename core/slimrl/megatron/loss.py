@@ -2,52 +2,125 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from slimrl.algorithms.correction import Correction, CorrectionRule, correct
 from slimrl.algorithms.kl import kl_estimate
-from slimrl.algorithms.policy_loss import clipped_policy_loss
+from slimrl.algorithms.policy_loss import (
+    PolicyLoss,
+    cispo_loss,
+    clipped_policy_loss,
+    off_policy_sequences,
+    sequence_policy_loss,
+)
 from slimrl.config.grpo import GrpoConfig
 from slimrl.megatron.logprob import TokenLogProbs
 from slimrl.megatron.micro_batch import MicroBatch
+from slimrl.traits import PolicyLossName
+
+CORRECTION = "correction/"
+"""Before the names of sums that `correction_metrics` takes."""
 
 
-def policy_step_loss(current: TokenLogProbs, batch: MicroBatch, config: GrpoConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """The micro-batch's part of the step's loss, and sums to make metrics of.
+@dataclass(frozen=True)
+class StepLoss:
+    """The policy's loss with what the configuration and the estimator choose of it."""
 
-    loss = policy loss - entropy_coef * entropy + kl_loss_coef * KL, each the sum of values times token weights, so
-    adding up the micro-batches of a step gives the step's loss. Sums: policy, clipped, kl and entropy are
-    weighted, `weight` is their whole weight; the differences to the engine are over `tokens` tokens.
-    """
-    tokens = batch.tokens
-    old = current.log_probs.detach() if tokens.old_log_probs is None else tokens.old_log_probs
-    policy = clipped_policy_loss(
-        current.log_probs,
-        old,
-        tokens.advantages,
-        eps_clip=config.eps_clip,
-        eps_clip_high=config.eps_clip if config.eps_clip_high is None else config.eps_clip_high,
+    config: GrpoConfig
+    policy_loss: PolicyLossName = "clipped"
+
+    def __call__(self, current: TokenLogProbs, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The micro-batch's part of the step's loss, and sums to make metrics of.
+
+        loss = policy loss - entropy_coef * entropy + kl_loss_coef * KL, each the sum of values times token weights, so
+        adding up the micro-batches of a step gives the step's loss. A token that the correction rejects is in none of
+        them, but in the weights that the mean is made with. Sums: policy, clipped, masked, kl and entropy are
+        weighted, `weight` is their whole weight; the differences to the engine are over `tokens` tokens.
+        """
+        config, tokens, weights = self.config, batch.tokens, batch.tokens.weights
+        detached = current.log_probs.detach()
+        old = detached if tokens.old_log_probs is None else tokens.old_log_probs
+        own = detached if config.use_rollout_logprobs else old
+        policy = self._policy_loss(current.log_probs, old, batch)
+        value = policy.loss
+        mismatch = (own - tokens.engine_log_probs).abs()
+        sums = {
+            "clipped": torch.dot(weights, policy.is_clipped.float()),
+            "entropy": torch.dot(weights, current.entropy.detach()),
+            "ppo_kl": torch.dot(weights, old - detached),
+            "weight": weights.sum(),
+            "mismatch": mismatch.sum(),
+            "mismatch_max": mismatch.max(),
+            "tokens": torch.tensor(float(len(batch))),
+        }
+        if config.use_opsm:
+            masked = off_policy_sequences(
+                current.log_probs, old, tokens.advantages, batch.pack.lengths, delta=config.opsm_delta
+            )
+            value = value.masked_fill(masked, 0.0)
+            sums["masked"] = torch.dot(weights, masked.float())
+        if config.use_tis or config.get_mismatch_metrics:
+            correction = self._correction(own, batch)
+            sums |= {CORRECTION + name: total for name, total in correction.sums.items()}
+            if config.use_tis:
+                value = value * correction.weights
+                weights = weights * correction.is_kept
+        loss = torch.dot(weights, value)
+        sums["policy"] = loss.detach()
+        if config.entropy_coef:
+            loss = loss - config.entropy_coef * torch.dot(weights, current.entropy)
+        if config.use_kl_loss and tokens.ref_log_probs is not None:
+            unbiased_by = old if config.use_unbiased_kl else None
+            estimates = kl_estimate(
+                current.log_probs, tokens.ref_log_probs, config.kl_loss_type, old_log_probs=unbiased_by
+            )
+            divergence = torch.dot(weights, estimates)
+            sums["kl"] = divergence.detach()
+            if config.kl_loss_coef:
+                loss = loss + config.kl_loss_coef * divergence
+        sums["loss"] = loss.detach()
+        return loss, sums
+
+    def _policy_loss(self, log_probs: Tensor, old: Tensor, batch: MicroBatch) -> PolicyLoss:
+        config, advantages = self.config, batch.tokens.advantages
+        low = config.eps_clip
+        high = low if config.eps_clip_high is None else config.eps_clip_high
+        match self.policy_loss:
+            case "clipped":
+                return clipped_policy_loss(
+                    log_probs, old, advantages, eps_clip=low, eps_clip_high=high, eps_clip_c=config.eps_clip_c
+                )
+            case "gspo":
+                return sequence_policy_loss(
+                    log_probs,
+                    old,
+                    advantages,
+                    batch.pack.lengths,
+                    eps_clip=low,
+                    eps_clip_high=high,
+                    eps_clip_c=config.eps_clip_c,
+                )
+            case "cispo":
+                return cispo_loss(log_probs, old, advantages, eps_clip=low, eps_clip_high=high)
+
+    def _correction(self, own: Tensor, batch: MicroBatch) -> Correction:
+        return correct(own, batch.tokens.engine_log_probs, batch.pack.lengths, correction_rule(self.config))
+
+
+def correction_rule(config: GrpoConfig) -> CorrectionRule:
+    """What the flags of truncated and masked importance sampling come to."""
+    if not config.use_tis:
+        return CorrectionRule(level=None)
+    return CorrectionRule(
+        level=config.tis_level,
+        mode=config.tis_mode,
+        low=config.tis_clip_low,
+        high=config.tis_clip,
+        reject_level=config.tis_reject_level,
+        reject_low=config.tis_reject_low,
+        reject_high=config.tis_reject_high,
+        veto=config.tis_veto,
     )
-    weights = tokens.weights
-    loss = torch.dot(weights, policy.loss)
-    own = current.log_probs.detach() if config.use_rollout_logprobs else old
-    mismatch = (own - tokens.engine_log_probs).abs()
-    sums = {
-        "policy": loss.detach(),
-        "clipped": torch.dot(weights, policy.is_clipped.float()),
-        "entropy": torch.dot(weights, current.entropy.detach()),
-        "ppo_kl": torch.dot(weights, old - current.log_probs.detach()),
-        "weight": weights.sum(),
-        "mismatch": mismatch.sum(),
-        "mismatch_max": mismatch.max(),
-        "tokens": torch.tensor(float(len(batch))),
-    }
-    if config.entropy_coef:
-        loss = loss - config.entropy_coef * torch.dot(weights, current.entropy)
-    if config.use_kl_loss and tokens.ref_log_probs is not None:
-        divergence = torch.dot(weights, kl_estimate(current.log_probs, tokens.ref_log_probs, config.kl_loss_type))
-        sums["kl"] = divergence.detach()
-        if config.kl_loss_coef:
-            loss = loss + config.kl_loss_coef * divergence
-    sums["loss"] = loss.detach()
-    return loss, sums

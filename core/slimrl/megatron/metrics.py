@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from slimrl.algorithms.correction import correction_metrics
+from slimrl.megatron.loss import CORRECTION
+
 
 def step_metrics(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Metrics of one step; see `policy_step_loss` for the sums.
+    """Metrics of one step; see `StepLoss` for the sums.
 
     Losses and the clip fraction are means over the whole step, samples that were skipped included (they add zero).
     Entropy, the drift of the policy and the differences to the engine are means over what was computed, and are
@@ -22,6 +25,10 @@ def step_metrics(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     }
     if "kl" in total:
         metrics["train/kl_loss"] = total["kl"]
+    if "masked" in total:
+        metrics["train/opsm_fraction"] = total["masked"]
+    correction = {name.removeprefix(CORRECTION): value for name, value in total.items() if name.startswith(CORRECTION)}
+    metrics |= correction_metrics(correction) if correction else {}
     if sums:
         metrics["train/entropy"] = total["entropy"] / total["weight"]
         metrics["train/ppo_kl"] = total["ppo_kl"] / total["weight"]

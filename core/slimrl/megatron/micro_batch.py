@@ -88,9 +88,8 @@ class Pack:
     """[trained]"""
     places: Tensor
     """[trained] where the token is in the batch's response tokens."""
-    sample_of_token: Tensor
-    """[trained] number of the token's sample in the pack."""
-    num_samples: int
+    lengths: Tensor
+    """[samples] trained tokens of each sample."""
     num_sample_tokens: int
     """Tokens the samples have in all, before what they share was merged."""
 
@@ -122,13 +121,11 @@ def build_pack(samples: Sequence[TrainedSample], *, share_prefixes: bool, device
     )
     targets = np.concatenate([sample.targets for sample in samples]).astype(np.int64)
     places = np.concatenate([sample.places for sample in samples])
-    numbers = np.repeat(np.arange(len(samples)), [len(sample.targets) for sample in samples])
     return Pack(
         packed=packed,
         rows=torch.from_numpy(rows).to(device),
         targets=torch.from_numpy(targets).to(device),
         places=torch.from_numpy(places).to(device),
-        sample_of_token=torch.from_numpy(numbers).to(device),
-        num_samples=len(samples),
+        lengths=torch.tensor([len(sample.targets) for sample in samples], device=device),
         num_sample_tokens=sum(len(sample.inputs) for sample in samples),
     )

@@ -18,12 +18,13 @@ from slimrl.config.grpo import GrpoConfig
 from slimrl.config.perf import PerfConfig
 from slimrl.errors import TrainError
 from slimrl.megatron.advantages import Advantages, LogProbs
-from slimrl.megatron.loss import policy_step_loss
+from slimrl.megatron.loss import StepLoss
 from slimrl.megatron.metrics import step_metrics, summarise
 from slimrl.megatron.micro_batch import MicroBatch, Pack, TokenArrays, TrainedSample, build_pack, trained_samples
 from slimrl.megatron.optimizer import PolicyOptimizer
 from slimrl.megatron.passes import Passes
 from slimrl.megatron.timing import Timer
+from slimrl.traits import AdvantageTraits
 from slimrl.types import TrainBatch
 
 MAX_TOKENS = 8192
@@ -62,6 +63,8 @@ class RolloutSteps:
         grpo: GrpoConfig,
         perf: PerfConfig,
         *,
+        traits: AdvantageTraits,
+        max_response_len: int | None,
         temperature: float,
         num_steps: int,
         rollouts_per_step: int,
@@ -73,6 +76,8 @@ class RolloutSteps:
         self._perf = perf
         self._rollouts_per_step = rollouts_per_step
         self._device = device
+        self._loss = StepLoss(grpo, traits.policy_loss)
+        self._tokens_per_rollout = max_response_len if traits.divides_by_max_length else None
         self._reference: Mapping[str, Tensor] | None = None
         self._passes = Passes(optimizer.model, temperature=temperature, entropy_has_grad=grpo.entropy_coef != 0)
 
@@ -121,11 +126,7 @@ class RolloutSteps:
     def _forward_backward(self, micro_batches: Sequence[MicroBatch]) -> list[Mapping[str, Tensor]]:
         if not micro_batches:
             return []
-        return list(
-            self._passes.forward_backward(
-                micro_batches, lambda current, batch: policy_step_loss(current, batch, self._grpo)
-            )
-        )
+        return list(self._passes.forward_backward(micro_batches, self._loss))
 
     def _plan(self, batch: TrainBatch, advantages: NDArray[np.float32], samples: Sequence[TrainedSample]) -> list[Step]:
         everything = self._grpo.use_kl_loss or self._grpo.entropy_coef != 0
@@ -243,6 +244,7 @@ class RolloutSteps:
                 torch.from_numpy(np.repeat(index, batch.response_lengths[members])),
                 num_rollouts=len(rollouts),
                 per_token=self._grpo.calculate_per_token_loss,
+                tokens_per_rollout=self._tokens_per_rollout,
             )
         return weights
 

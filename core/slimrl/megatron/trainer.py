@@ -31,6 +31,7 @@ from slimrl.megatron.tensor_files import TensorReader
 from slimrl.megatron.timing import Timer
 from slimrl.protocols import Advantage, TokenAdvantage, WeightTransport
 from slimrl.registry.run_hook import RunHookFunction
+from slimrl.traits import advantage_traits_of
 from slimrl.types import TrainBatch, TrainReport
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class MegatronTrainer:
         num_steps_per_rollout: int,
         global_batch_size: int,
         total_steps: int,
+        max_response_len: int | None = None,
         advantage: Advantage | TokenAdvantage,
         transport: WeightTransport,
         postprocess: RunHookFunction | None = None,
@@ -99,6 +101,8 @@ class MegatronTrainer:
             self._optimizer,
             grpo,
             perf,
+            traits=advantage_traits_of(advantage),
+            max_response_len=max_response_len,
             temperature=rollout_temperature,
             num_steps=num_steps_per_rollout,
             rollouts_per_step=global_batch_size,

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from slimrl.config import GrpoConfig, OptimizerConfig, PerfConfig
 from slimrl.errors import TrainError
 from slimrl.megatron.trainer import MegatronTrainer
+from slimrl.traits import advantage_traits
 from slimrl.types import TrainBatch
 
 ADAM = OptimizerConfig(lr=5e-4, weight_decay=0.1, adam_beta2=0.95, clip_grad=0.5)
@@ -23,7 +24,16 @@ ADAM = OptimizerConfig(lr=5e-4, weight_decay=0.1, adam_beta2=0.95, clip_grad=0.5
 class SlowTrainer:
     """What the trainer should do, written for reading."""
 
-    def __init__(self, checkpoint: Path, grpo: GrpoConfig, optimizer: OptimizerConfig, temperature: float) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        grpo: GrpoConfig,
+        optimizer: OptimizerConfig,
+        temperature: float,
+        policy_loss: str = "clipped",
+        divisor: float | None = None,
+    ) -> None:
+        self.policy_loss, self.divisor = policy_loss, divisor
         self.model = AutoModelForCausalLM.from_pretrained(checkpoint).double()
         self.reference = AutoModelForCausalLM.from_pretrained(checkpoint).double()
         self.grpo, self.config, self.temperature = grpo, optimizer, temperature
@@ -62,19 +72,26 @@ class SlowTrainer:
                 if rollout not in counts:
                     continue
                 new, entropy = self.log_probs(self.model, *sample)
-                ratio = (new - old[i]).exp()
-                low, high = 1 - self.grpo.eps_clip, 1 + (self.grpo.eps_clip_high or self.grpo.eps_clip)
-                value = -torch.minimum(ratio * float(advantages[i]), ratio.clamp(low, high) * float(advantages[i]))
+                mask = torch.from_numpy(masks[i].astype(np.float32))
+                value = self.policy(new, old[i], float(advantages[i]), mask)
+                engine = torch.from_numpy(np.split(batch.log_probs, batch.response_lengths.cumsum()[:-1])[i]).double()
+                kept = 1.0
+                if self.grpo.use_tis:
+                    weight, kept = self.correction(old[i] - engine, mask)
+                    value = value * weight * kept
                 x = new - reference[i]
                 kl = {"k1": x, "k2": x * x / 2, "k3": (-x).exp() - 1 + x}
+                if self.grpo.use_unbiased_kl:
+                    kl = {name: (new - old[i]).exp() * estimate for name, estimate in kl.items()}
                 kl["low_var_kl"] = kl["k3"].clamp(-10, 10)
                 if self.grpo.use_kl_loss:
-                    value = value + self.grpo.kl_loss_coef * kl[self.grpo.kl_loss_type]
-                value = value - self.grpo.entropy_coef * entropy
-                mask = torch.from_numpy(masks[i].astype(np.float32))
+                    value = value + kept * self.grpo.kl_loss_coef * kl[self.grpo.kl_loss_type]
+                value = value - kept * self.grpo.entropy_coef * entropy
                 numerators[rollout] = numerators[rollout] + (value * mask).sum()
                 counts[rollout] += int(masks[i].sum())
-            if self.grpo.calculate_per_token_loss:
+            if self.divisor:
+                loss = torch.stack(list(numerators.values())).sum() / self.divisor / len(counts)
+            elif self.grpo.calculate_per_token_loss:
                 loss = torch.stack(list(numerators.values())).sum() / sum(counts.values())
             else:
                 loss = torch.stack([numerators[r] / max(counts[r], 1) for r in counts]).mean()
@@ -83,6 +100,44 @@ class SlowTrainer:
             self.optimizer.step()
             metrics.append({"loss": loss.item(), "grad_norm": norm.item()})
         return metrics
+
+    def policy(self, new: torch.Tensor, old: torch.Tensor, advantage: float, mask: torch.Tensor) -> torch.Tensor:
+        difference = new - old
+        if self.policy_loss == "gspo":
+            difference = ((difference * mask).sum() / mask.sum().clamp(min=1)).expand_as(difference)
+        ratio = difference.exp()
+        clipped = ratio.clamp(1 - self.grpo.eps_clip, 1 + (self.grpo.eps_clip_high or self.grpo.eps_clip))
+        if self.policy_loss == "cispo":
+            value = -clipped.detach() * advantage * new
+        else:
+            value = -torch.minimum(ratio * advantage, clipped * advantage)
+            if self.grpo.eps_clip_c and advantage < 0:
+                value = value.clamp(max=-self.grpo.eps_clip_c * advantage)
+        drift = float(((old - new.detach()) * mask).sum() / mask.sum().clamp(min=1))
+        if self.grpo.use_opsm and advantage < 0 and drift > self.grpo.opsm_delta:
+            value = value * 0
+        return value
+
+    def correction(self, difference: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total, count = (difference * mask).sum(), mask.sum().clamp(min=1)
+        ratios = {
+            "token": difference,
+            "sequence": total.expand_as(difference),
+            "geometric": (total / count).expand_as(difference),
+        }
+        weight = ratios[self.grpo.tis_level].exp()
+        low, high = self.grpo.tis_clip_low, self.grpo.tis_clip
+        if self.grpo.tis_mode == "mask":
+            weight = weight * ((weight >= low) & (weight <= high))
+        else:
+            weight = weight.clamp(low if self.grpo.tis_mode == "clip" else 0.0, high)
+        kept = torch.ones_like(difference)
+        if self.grpo.tis_reject_level:
+            ratio = ratios[self.grpo.tis_reject_level].exp()
+            kept = ((ratio >= self.grpo.tis_reject_low) & (ratio <= self.grpo.tis_reject_high)).double()
+        if bool(((difference.exp() < self.grpo.tis_veto) & (mask > 0)).any()):
+            kept = kept * 0
+        return weight.detach(), kept
 
 
 def compare(
@@ -93,17 +148,25 @@ def compare(
     grpo: GrpoConfig,
     num_steps: int = 1,
     temperature: float = 1.0,
+    policy_loss: str = "clipped",
+    divisor: int | None = None,
     **kwargs: Any,
 ) -> None:
+    @advantage_traits(policy_loss=policy_loss, divides_by_max_length=divisor is not None)
+    def given(rewards: np.ndarray, group_ids: np.ndarray) -> np.ndarray:
+        return rewards
+
     trainer = make_trainer(
         checkpoint,
         grpo=grpo,
         optimizer=ADAM,
         num_steps_per_rollout=num_steps,
         rollout_temperature=temperature,
+        advantage=given,
+        max_response_len=divisor,
         **kwargs,
     )
-    slow = SlowTrainer(checkpoint, grpo, ADAM, temperature)
+    slow = SlowTrainer(checkpoint, grpo, ADAM, temperature, policy_loss, divisor)
     for batch in batches:
         metrics = trainer.train(batch).metrics
         expected = slow.train(batch, batch.rewards, num_steps)
@@ -140,6 +203,65 @@ def test_steps_equal_the_slow_version(
 ) -> None:
     batches = [make_batch(0), make_batch(1)]
     compare(make_trainer, checkpoints["llama"], batches, grpo=GrpoConfig(**VARIANTS[variant]), num_steps=num_steps)
+
+
+CORRECTIONS = {
+    "dual-clip": {"eps_clip_c": 1.1, "use_rollout_logprobs": True},
+    "opsm": {"use_opsm": True, "opsm_delta": 0.0, "use_rollout_logprobs": True},
+    "unbiased-kl": {"use_kl_loss": True, "kl_loss_coef": 0.3, "kl_loss_type": "k3", "use_unbiased_kl": True},
+    "tis": {"use_tis": True, "tis_clip": 1.2, "tis_clip_low": 0.6, "entropy_coef": 0.1},
+    "icepop": {"use_tis": True, "tis_clip": 2.0, "tis_clip_low": 0.5, "tis_mode": "mask"},
+    "mis": {
+        "use_tis": True,
+        "tis_level": "geometric",
+        "tis_mode": "truncate",
+        "tis_reject_level": "token",
+        "tis_veto": 0.01,
+    },
+    "mis-sequence": {"use_tis": True, "tis_level": "sequence", "tis_reject_level": "geometric", "tis_reject_high": 1.1},
+}
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_corrections_equal_the_slow_version(
+    name: str,
+    checkpoints: dict[str, Path],
+    make_trainer: Callable[..., MegatronTrainer],
+    make_batch: Callable[..., TrainBatch],
+) -> None:
+    batches = [make_batch(0), make_batch(1)]
+    compare(make_trainer, checkpoints["llama"], batches, grpo=GrpoConfig(**CORRECTIONS[name]), num_steps=2)
+
+
+@pytest.mark.parametrize("policy_loss", ["gspo", "cispo"])
+@pytest.mark.parametrize("use_rollout_logprobs", [False, True])
+def test_policy_losses_of_estimators_equal_the_slow_version(
+    policy_loss: str,
+    use_rollout_logprobs: bool,
+    checkpoints: dict[str, Path],
+    make_trainer: Callable[..., MegatronTrainer],
+    make_batch: Callable[..., TrainBatch],
+) -> None:
+    grpo = GrpoConfig(use_rollout_logprobs=use_rollout_logprobs, eps_clip=0.1, eps_clip_high=0.3)
+    compare(make_trainer, checkpoints["llama"], [make_batch(0)], grpo=grpo, num_steps=2, policy_loss=policy_loss)
+
+
+def test_a_loss_may_be_divided_by_the_longest_response_there_may_be(
+    checkpoints: dict[str, Path],
+    make_trainer: Callable[..., MegatronTrainer],
+    make_batch: Callable[..., TrainBatch],
+) -> None:
+    compare(make_trainer, checkpoints["llama"], [make_batch(0)], grpo=GrpoConfig(), num_steps=2, divisor=12)
+
+
+def test_log_prob_passes_may_be_larger_and_give_the_same(
+    checkpoints: dict[str, Path],
+    make_trainer: Callable[..., MegatronTrainer],
+    make_batch: Callable[..., TrainBatch],
+) -> None:
+    perf = PerfConfig(use_dynamic_batch_size=True, max_tokens_per_gpu=40, log_probs_max_tokens_per_gpu=400)
+    grpo = GrpoConfig(use_kl_loss=True, kl_loss_coef=0.1, kl_loss_type="k3")
+    compare(make_trainer, checkpoints["llama"], [make_batch(0)], grpo=grpo, num_steps=2, perf=perf)
 
 
 @pytest.mark.parametrize("family", ["llama-tied", "qwen2", "qwen3-tied"])
