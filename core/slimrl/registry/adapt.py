@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -146,20 +146,21 @@ def _data_source(target: Any, signature: inspect.Signature, reference: str) -> A
 
 def _is_slime(kind: AnyKind, signature: inspect.Signature) -> bool:
     """Whether a parameter stands where slime has its `args`, and slime's call fits."""
-    names = SPECS[kind].slime_names
+    spec = SPECS[kind]
+    names = spec.slime_names
     place = names.index("args") if "args" in names else 0
     found = list(signature.parameters.values())[place : place + 1]
     return (
         bool(found)
         and found[0].name in (SLIME_FIRST_PARAMETERS if kind in KINDS else ARGS)
         and found[0].kind is not inspect.Parameter.VAR_POSITIONAL
-        and _accepts(signature, max(len(names), 2))
+        and _accepts(signature, max(len(names), 2), [n for n in spec.slime_keywords if n in signature.parameters])
     )
 
 
-def _accepts(signature: inspect.Signature, count: int) -> bool:
+def _accepts(signature: inspect.Signature, count: int, keywords: Sequence[str] = ()) -> bool:
     try:
-        signature.bind(*[None] * count)
+        signature.bind(*[None] * count, **dict.fromkeys(keywords))
     except TypeError:
         return False
     return True

@@ -61,6 +61,12 @@ class KindSpec:
         names = self.slime_signature.strip("()").split(", ")
         return tuple(name for name in names if "=" not in name and not name.startswith("*"))
 
+    @property
+    def slime_keywords(self) -> tuple[str, ...]:
+        """What slime gives by keyword to whoever takes it."""
+        names = self.slime_signature.strip("()").split(", ")
+        return tuple(name.partition("=")[0] for name in names if "=" in name)
+
 
 KINDS: Final = MappingProxyType(
     {
