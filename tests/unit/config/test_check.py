@@ -238,6 +238,29 @@ def test_every_number_has_a_range() -> None:
     assert numbers == RANGES.keys()
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"tis_clip": 3.0}, "--tis-clip has no effect without --use-tis"),
+        ({"use_tis": True, "tis_clip_low": 3.0}, "--tis-clip-low 3.0 must not be above --tis-clip 2.0"),
+        (
+            {"use_tis": True, "tis_reject_level": "token", "tis_reject_low": 4.0},
+            "--tis-reject-low 4.0 must not be above --tis-reject-high 2.0",
+        ),
+        ({"use_tis": True, "tis_reject_low": 0.5}, "have no effect without --tis-reject-level"),
+        ({"use_tis": True, "use_rollout_logprobs": True}, "--use-tis has no effect with --use-rollout-logprobs"),
+        ({"use_tis": True, "get_mismatch_metrics": True}, "--get-mismatch-metrics has no effect with --use-tis"),
+        ({"opsm_delta": 0.1}, "--opsm-delta 0.1 has no effect without --use-opsm"),
+        ({"use_unbiased_kl": True}, "--use-unbiased-kl has no effect without --use-kl-loss"),
+        ({"eps_clip_c": 1.0}, "--eps-clip-c must be more than 1; got 1.0"),
+    ],
+)
+def test_a_correction_that_would_do_nothing_is_refused(
+    changes: dict[str, Any], problem: str, make_config: Make
+) -> None:
+    assert problem in " ".join(check(make_config(grpo=GrpoConfig(**changes))))
+
+
 def test_the_kl_divergence_is_in_the_rewards_or_in_the_loss(make_config: Make) -> None:
     grpo = GrpoConfig(kl_coef=0.1, use_kl_loss=True, kl_loss_coef=0.1)
     assert "both hold the policy near the reference" in " ".join(check(make_config(grpo=grpo)))
