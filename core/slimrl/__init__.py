@@ -20,6 +20,8 @@ from slimrl.protocols import (
     TokenAdvantage,
     Tracker,
 )
+from slimrl.target import absolute as absolute_reference
+from slimrl.target import load_target
 from slimrl.traits import AdvantageTraits, RewardTraits, advantage_traits, continues_samples, reward_traits
 from slimrl.types import (
     AdvantageInput,
@@ -106,10 +108,12 @@ __all__ = [
     "UsageError",
     "Verdict",
     "__version__",
+    "absolute_reference",
     "advantage_traits",
     "continues_samples",
     "hookimpl",
     "last_boxed",
+    "load_target",
     "next_reply",
     "reward_traits",
     "split_tool_calls",

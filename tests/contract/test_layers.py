@@ -19,8 +19,8 @@ CORE = ROOT / "core/slimrl"
 PLUGIN_ROOTS = sorted(path for path in (ROOT / "plugins").iterdir() if path.is_dir())
 PLUGIN_PACKAGES = [path for root in PLUGIN_ROOTS for path in root.iterdir() if (path / "__init__.py").exists()]
 LAYERS = (
-    {"errors", "types", "heap", "traits", "boxed", "tokenizer"},
-    {"protocols"},
+    {"errors", "types", "heap", "traits", "boxed", "tokenizer", "edge"},
+    {"protocols", "target"},
     {"hookspecs", "endpoint"},
     {"slimrl"},  # the public names
     {"config"},

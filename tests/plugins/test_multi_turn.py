@@ -371,7 +371,7 @@ def test_options_are_checked_before_anything_starts(byte_checkpoint: Path, tmp_p
 
     with pytest.raises(UsageError, match="give --environment-path FILE"):
         made(EnvironmentOptions())
-    with pytest.raises(UsageError, match=r"--environment-path json:nothing: AttributeError"):
+    with pytest.raises(UsageError, match=r"--environment-path .json:nothing.: .* has no .nothing."):
         made(EnvironmentOptions(environment_path="json:nothing"))
     with pytest.raises(UsageError, match="no function"):
         made(EnvironmentOptions(environment_path="json:__name__"))

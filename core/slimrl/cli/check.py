@@ -16,7 +16,7 @@ from slimrl.cli.reward_flags import check_scoring
 from slimrl.config import Config, RolloutConfig
 from slimrl.errors import UsageError
 from slimrl.registry import Kind, Options, Registry
-from slimrl.registry.target import absolute
+from slimrl.target import absolute
 from slimrl.testing.finding import Finding
 from slimrl.testing.golden import read_golden
 from slimrl.testing.suites import CHECKED_KINDS, NOUNS, Suite

@@ -21,7 +21,7 @@ from slimrl.observe.run_dir import RunDir
 from slimrl.observe.stored_rollout import read_rollout, stored_steps
 from slimrl.protocols import Advantage, DynamicFilter
 from slimrl.registry import Options, Registry, RewardReferences, RewardTable, resolve_rewards
-from slimrl.registry.target import absolute
+from slimrl.target import absolute
 from slimrl.scoring import Scorer
 from slimrl.scoring.settings import ScoringSettings
 

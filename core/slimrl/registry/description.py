@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from slimrl.edge import importing
 from slimrl.errors import PluginError
 from slimrl.registry.adapt import is_async_callable
-from slimrl.registry.edge import importing
 from slimrl.registry.kinds import SPECS
 from slimrl.registry.options import Options
 from slimrl.registry.resolve import Resolved

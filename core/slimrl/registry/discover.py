@@ -13,8 +13,8 @@ import pluggy
 
 from slimrl import hookspecs
 from slimrl.config import plugin_options
+from slimrl.edge import importing, last_line
 from slimrl.registry.catalogue import BrokenPlugin, Catalogue, DisabledPlugin, Offer, OptionType, Origin
-from slimrl.registry.edge import importing, last_line
 from slimrl.registry.kinds import KIND_NAMES, KINDS, Kind
 from slimrl.registry.selection import (
     ENVIRONMENT_VARIABLE,

@@ -19,7 +19,7 @@ from slimrl.registry.resolve import Registry, Resolved, load
 from slimrl.registry.rewards import RewardReferences, RewardTable, SetReference, resolve_rewards
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.registry.selection import PluginSelection
-from slimrl.registry.target import absolute
+from slimrl.target import absolute
 
 T = TypeVar("T")
 

@@ -13,19 +13,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from slimrl.edge import last_line
 from slimrl.errors import PluginError, SlimrlError
 from slimrl.protocols import PluginOptions
 from slimrl.registry.adapt import Shape, adapt
 from slimrl.registry.boxed import PREFIX, boxed, without_prefix
 from slimrl.registry.catalogue import Catalogue, Offer
 from slimrl.registry.discover import discover, problems_of, warn_about
-from slimrl.registry.edge import last_line
 from slimrl.registry.fingerprint import source_hash
 from slimrl.registry.kinds import SPECS, AnyKind
 from slimrl.registry.legacy import well_known_name
 from slimrl.registry.miss import conflict, miss
 from slimrl.registry.selection import PluginSelection, canonical
-from slimrl.registry.target import absolute, is_file_reference, load_target
+from slimrl.target import absolute, is_file_reference, load_target
 from slimrl.traits import traits_of
 
 logger = logging.getLogger(__name__)

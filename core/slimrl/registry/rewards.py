@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from slimrl.config import RolloutConfig
 from slimrl.errors import PluginError
 from slimrl.registry.resolve import Registry, Resolved
-from slimrl.registry.target import absolute
+from slimrl.target import absolute
 
 RM_TYPE = "rm_type"
 

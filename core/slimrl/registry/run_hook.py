@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from slimrl.edge import last_line
 from slimrl.errors import RolloutError, SlimrlError
 from slimrl.protocols import PluginOptions
-from slimrl.registry.edge import last_line
 from slimrl.registry.kinds import SPECS
 from slimrl.registry.resolve import Resolved
 from slimrl.registry.slime_arguments import SlimeArguments

@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 
 from slimrl.errors import PluginError
 from slimrl.registry import KINDS, Kind, Options, Registry, Resolved, load
-from slimrl.registry.target import absolute
+from slimrl.target import absolute
 from slimrl.testing import reward_checks
 from slimrl.testing.finding import Check, Finding, Word, failure, ok
 from slimrl.testing.golden import Golden, as_golden

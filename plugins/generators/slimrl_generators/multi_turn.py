@@ -18,11 +18,12 @@ from slimrl import (
     SamplingParams,
     Status,
     UsageError,
+    absolute_reference,
     continues_samples,
     hookimpl,
 )
 from slimrl_generators.conversation import Conversation, Template, Told, open_template
-from slimrl_generators.user_function import Call, absolute, load_function, outside
+from slimrl_generators.user_function import Call, load_function, outside
 
 NAME: Final = "multi_turn"
 ROLES: Final = ("user", "tool", "system")
@@ -45,7 +46,7 @@ class EnvironmentOptions:
             raise ValueError(f"--max-turns {self.max_turns} must be at least 1")
         if self.environment_timeout_s <= 0:
             raise ValueError(f"--environment-timeout-s {self.environment_timeout_s:g} must be above 0")
-        object.__setattr__(self, "environment_path", absolute(self.environment_path))
+        object.__setattr__(self, "environment_path", absolute_reference(self.environment_path))
 
 
 def make(options: PluginOptions) -> Generate:

@@ -25,11 +25,12 @@ from slimrl import (
     SlimrlError,
     Status,
     UsageError,
+    absolute_reference,
     hookimpl,
 )
 from slimrl.config import CkptConfig, RolloutConfig
 from slimrl_generators.agent_process import run_process
-from slimrl_generators.user_function import absolute, load_function, outside
+from slimrl_generators.user_function import load_function, outside
 
 OURS: Final = ("agent_result", "agent_segments", "agent_segment")
 """What the generator writes into the metadata."""
@@ -56,7 +57,7 @@ class AgentOptions:
     def __post_init__(self) -> None:
         if self.agent_timeout_s <= 0:
             raise ValueError(f"--agent-timeout-s {self.agent_timeout_s:g} must be above 0")
-        object.__setattr__(self, "agent_path", absolute(self.agent_path))
+        object.__setattr__(self, "agent_path", absolute_reference(self.agent_path))
 
 
 def make(options: PluginOptions) -> Generate:

@@ -20,6 +20,7 @@ from slimrl import (
     SlimrlError,
     Status,
     UsageError,
+    absolute_reference,
     continues_samples,
     hookimpl,
 )
@@ -28,7 +29,6 @@ from slimrl_generators.conversation import Conversation, Template, open_template
 from slimrl_generators.python_tool import PythonTool, PythonToolOptions
 from slimrl_generators.tool_format import MALFORMED, Format, Role, describe, messages_of, read_calls
 from slimrl_generators.tools import PYTHON, Answer, Tool, answer, function_tool, name_of, python_tool
-from slimrl_generators.user_function import absolute
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class ToolUseOptions:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"--{name.replace('_', '-')} {value:g} must be at least {least:g}")
-        object.__setattr__(self, "tool_path", tuple(absolute(path) for path in self.tool_path))
+        object.__setattr__(self, "tool_path", tuple(absolute_reference(path) for path in self.tool_path))
 
 
 @dataclass(frozen=True)

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
-from slimrl import SlimrlError, UsageError
+from slimrl import SlimrlError, UsageError, load_target
 
 Call = Callable[..., Awaitable[Any]]
 """Calls the function; awaited in any event loop, and given up where the caller is cancelled."""
 
 
-def absolute(reference: str) -> str:
-    """The same reference with an absolute path: the process that generates may have another working directory."""
-    path, colon, attribute = reference.rpartition(":")
-    return f"{Path(path).expanduser().resolve()}{colon}{attribute}" if path.endswith(".py") else reference
-
-
 def load_function(flag: str, reference: str) -> Callable[..., Any]:
     """What `pkg.mod:attr` or `path/to/file.py:attr` names; UsageError, which begins with the flag, where it is none."""
-    where, colon, attribute = reference.rpartition(":")
-    if not colon:
-        raise UsageError(f"{flag} {reference}: write pkg.mod:attr or path/to/file.py:attr")
-    try:
-        found = getattr(_import(where), attribute)
-    except Exception as error:  # a user's edge: importing runs code of others
-        raise UsageError(f"{flag} {reference}: {type(error).__name__}: {error}") from error
+    _, found = load_target(reference, flag)
     if not callable(found):
-        raise UsageError(f"{flag} {reference} is {found!r}, no function")
+        raise UsageError(f"{flag} {reference!r} is {found!r:.100}, no function")
     function: Callable[..., Any] = found
     return function
 
@@ -99,14 +84,3 @@ def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
 
 def _ended(error: BaseException) -> str:
     return f"it raised {type(error).__name__}: {error}"
-
-
-def _import(where: str) -> Any:  # a module
-    if not where.endswith(".py"):
-        return importlib.import_module(where)
-    spec = importlib.util.spec_from_file_location(f"slimrl_user_{Path(where).stem}", where)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{where} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from slimrl.edge import importing, last_line
 from slimrl.errors import PluginError
-from slimrl.registry.edge import importing, last_line
 
 
 def is_file_reference(reference: str) -> bool:
