@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any, Final
 from slimrl.checkpoints import find_start
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, load_plugins, take_plugin_flags
 from slimrl.cli.train import attempt, given_options, plugin_problems, read_rows, resolve_plugins, without_reward
-from slimrl.config import CkptConfig, Config, RolloutConfig
+from slimrl.config import CkptConfig, ClusterConfig, Config, RolloutConfig
 from slimrl.config.check import check_evaluation
+from slimrl.config.engines import check_device, num_embedded_engines, threads_per_engine
 from slimrl.config.eval_sets import EvalDataset, eval_datasets
 from slimrl.config.flags import Origins, parse
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.plan import has_cuda_device, num_cores
 from slimrl.config.settings import settings
 from slimrl.config.toml import to_toml
-from slimrl.engines.process import EngineProcess, EngineSettings, embedded_command
+from slimrl.engines.process import EngineSettings
+from slimrl.engines.processes import EngineProcesses
 from slimrl.errors import CheckpointError, ConfigError
 from slimrl.observe.run_dir import RunDir, write_atomically
 from slimrl.registry import PluginSet
@@ -84,10 +86,10 @@ def main(argv: Sequence[str]) -> int:
     write_atomically(job.run.plugins_lock, json.dumps(job.plugins.lock(), indent=1) + "\n")
     addresses = job.config.sglang.rollout_external_engine_addrs
     if addresses:
-        metrics = asyncio.run(_run(job, sets, f"http://{addresses[0]}"))
+        metrics = asyncio.run(_run(job, sets, [f"http://{address}" for address in addresses]))
     else:
-        with EngineProcess(embedded_command(_engine(job)), job.run.logs / "engine.log") as engine:
-            metrics = asyncio.run(_run(job, sets, engine.start()))
+        with EngineProcesses(_engine(job), num_embedded_engines(job.config), job.run.logs) as engines:
+            metrics = asyncio.run(_run(job, sets, engines.start()))
     job.run.log_metrics(job.step, metrics)
     _print(job, metrics)
     return 0
@@ -109,7 +111,7 @@ def prepare(argv: Sequence[str]) -> Job:
     problems = [*_training_flags(parsed.origins)]
     step, model = _find_model(parsed.config, parsed.origins, problems)
     config = _without_training(parsed.config, model)
-    problems += check_evaluation(config)
+    problems += [*check_evaluation(config), *check_device(config, _device(config.cluster))]
     datasets = eval_datasets(config.eval, [])
     problems += _required(config, datasets, has_load=parsed.config.ckpt.load is not None)
     rows = read_rows(config, problems)
@@ -217,18 +219,24 @@ def _settings(config: Config, datasets: Sequence[EvalDataset]) -> RolloutSetting
         deterministic=config.cluster.deterministic,
         use_tensorboard=False,
         eval_sets=tuple(datasets),
+        health_check_interval_s=config.sglang.rollout_health_check_interval,
+        health_check_timeout_s=config.sglang.rollout_health_check_timeout,
     )
+
+
+def _device(cluster: ClusterConfig) -> str:
+    return cluster.device if cluster.device != "auto" else "cuda" if has_cuda_device() else "cpu"
 
 
 def _engine(job: Job) -> EngineSettings:
     """As in training: the same device, number format and seeds give the same responses."""
     cluster = job.config.cluster
-    device = cluster.device if cluster.device != "auto" else "cuda" if has_cuda_device() else "cpu"
+    device = _device(cluster)
     return EngineSettings(
         model_path=job.settings.hf_checkpoint,
         device=device,
         dtype=cluster.dtype if cluster.dtype != "auto" else "float32" if device == "cpu" else "bfloat16",
-        num_threads=cluster.num_threads or num_cores(),
+        num_threads=threads_per_engine(cluster.num_threads or num_cores(), num_embedded_engines(job.config)),
         max_running_requests=job.config.sglang.sglang_max_running_requests,
         deterministic=cluster.deterministic,
         random_seed=cluster.seed,
@@ -244,11 +252,12 @@ def _read(job: Job) -> list[EvalSet]:
     return read_eval_sets(job.settings, encoder)
 
 
-async def _run(job: Job, sets: Sequence[EvalSet], engine_url: str) -> dict[str, float]:
+async def _run(job: Job, sets: Sequence[EvalSet], engine_urls: Sequence[str]) -> dict[str, float]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from slimrl.engines.client import HttpEngineClient
+    from slimrl.engines.health import HealthSettings
+    from slimrl.engines.pool import EnginePool
     from slimrl.rollout.evaluate import evaluate
     from slimrl.rollout.loop import Produce
     from slimrl.rollout.produce import produce
@@ -260,7 +269,13 @@ async def _run(job: Job, sets: Sequence[EvalSet], engine_url: str) -> dict[str, 
     is_shown = job.config.observe.progress and console.is_terminal
     columns = (TextColumn("evaluate"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     async with (
-        HttpEngineClient(engine_url, concurrency=own.concurrency, vocab_size=own.vocab_size) as engine,
+        EnginePool(
+            engine_urls,
+            concurrency=own.concurrency,
+            vocab_size=own.vocab_size,
+            on_event=job.run.event,
+            health=HealthSettings(own.health_check_interval_s, own.health_check_timeout_s),
+        ) as engine,
         Scorer(job.plugins.rewards, job.plugins.options, own.scoring()) as scorer,
     ):
         with Progress(*columns, console=console, disable=not is_shown) as progress:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
-from slimrl.engines.process import EngineProcess, EngineSettings, embedded_command
+from slimrl.engines.process import EngineSettings
+from slimrl.engines.processes import EngineProcesses
 from slimrl.errors import EngineUnreachableError
 from slimrl.observe.logs import log_to
 from slimrl.observe.run_dir import RunDir
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from slimrl.megatron.trainer import MegatronTrainer
     from slimrl.rollout.manager import RolloutManager
     from slimrl.sync.fleet import Fleet
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,29 +55,23 @@ class PluginPass:
 
 
 class EngineActor:
-    """Starts engine servers and keeps them; each is a process of its own that anything can speak HTTP to."""
+    """Keeps the engine servers; each is a process of its own that anything can speak HTTP to."""
 
     def __init__(self, settings: EngineSettings, num_engines: int, logs: Path) -> None:
         log_to(logs / "engines.log")
-        names = ["engine.log"] if num_engines == 1 else [f"engine-{index}.log" for index in range(num_engines)]
-        self._processes = [EngineProcess(embedded_command(settings), logs / name) for name in names]
+        self._processes = EngineProcesses(settings, num_engines, logs)
 
     def start(self) -> list[str]:
         """Start all servers; returns their URLs once they answer."""
-        with ThreadPoolExecutor(len(self._processes)) as threads:
-            return list(threads.map(EngineProcess.start, self._processes))
+        return self._processes.start()
 
-    def restart(self, index: int) -> str:
-        """Start one server anew, whatever has become of it; returns its URL once it answers."""
-        process = self._processes[index]
-        logger.warning("engine %d starts again; exit code before: %s", index, process.exit_code)
-        process.stop(grace_s=0.0)
-        return process.start()
+    def restart(self, number: int) -> str:
+        """Start one server anew; returns its URL once it answers."""
+        return self._processes.restart(number)
 
     def stop(self) -> None:
         """End all servers."""
-        for process in self._processes:
-            process.stop()
+        self._processes.stop()
 
 
 class ManagerActor:

@@ -42,3 +42,17 @@ def check_engines(config: Config) -> Iterator[str]:
             "parallelism; start SGLang servers with --tp-size and name them with --rollout-external-engine-addrs, or "
             "leave it at 1 and give --rollout-num-gpus the number of engines"
         )
+
+
+def check_device(config: Config, device: str) -> Iterator[str]:
+    """What is wrong with the number of engines on a device."""
+    if device == "cuda" and num_embedded_engines(config) > 1:
+        yield (
+            f"--rollout-num-gpus {config.cluster.rollout_num_gpus}: embedded engines would share one GPU, which is "
+            "slower than one engine; start an SGLang server on each and name them with --rollout-external-engine-addrs"
+        )
+
+
+def threads_per_engine(num_threads: int, num_engines: int) -> int:
+    """Engines share the threads; each has one at least."""
+    return max(num_threads // max(num_engines, 1), 1)

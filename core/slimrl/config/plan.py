@@ -9,7 +9,7 @@ from typing import Literal
 
 from slimrl.config import Config
 from slimrl.config.batch import solve_batch
-from slimrl.config.engines import num_embedded_engines
+from slimrl.config.engines import check_device, num_embedded_engines, threads_per_engine
 from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.memory import ProcessMemory, estimate_memory
@@ -62,11 +62,8 @@ def make_plan(config: Config, *, num_prompts: int | None) -> Plan:
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     num_threads, num_engines = config.cluster.num_threads or num_cores(), num_embedded_engines(config)
-    if device == "cuda" and num_engines > 1:
-        raise ConfigError(
-            f"--rollout-num-gpus {config.cluster.rollout_num_gpus}: embedded engines would share one GPU, which is "
-            "slower than one engine; start an SGLang server on each and name them with --rollout-external-engine-addrs"
-        )
+    if problems := list(check_device(config, device)):
+        raise ConfigError(problems)
     plan = Plan(
         num_prompts=num_prompts,
         rollout_batch_size=sizes.rollout_batch_size,
@@ -82,7 +79,7 @@ def make_plan(config: Config, *, num_prompts: int | None) -> Plan:
         dtype=dtype,
         num_threads=num_threads,
         num_engines=num_engines,
-        engine_threads=max(num_threads // max(num_engines, 1), 1),
+        engine_threads=threads_per_engine(num_threads, num_engines),
         num_parameters=model.count_parameters(),
         vocab_size=model.config.get("vocab_size"),
         processes=estimate_memory(config, model, dtype=dtype, samples_in_flight=_in_flight(config)),
