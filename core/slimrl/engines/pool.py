@@ -136,6 +136,10 @@ class EnginePool:
         """The engines have this version of the weights but for those that `failed`, by number with the reason."""
         self._rotation.published(version, failed)
 
+    async def weight_version(self) -> str:
+        """The version of the weights that the engines were last given."""
+        return str(self._rotation.version)
+
     def metrics(self) -> dict[str, float]:
         """Engines in rotation now, and requests that moved since the last call."""
         moved, self._num_moved = self._num_moved, 0

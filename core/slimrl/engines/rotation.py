@@ -61,7 +61,8 @@ class Rotation:
         self.members = [Member(index, open_client(url)) for index, url in enumerate(urls)]
         self.end: EnginesLostError | None = None
         """Why nothing will be generated any more."""
-        self._version = 0
+        self.version = 0
+        """Of the weights that were last published."""
         self._background: set[asyncio.Task[None]] = set()
         self._giving_up: asyncio.TimerHandle | None = None
 
@@ -86,7 +87,7 @@ class Rotation:
 
     def published(self, version: int, failed: Mapping[int, str]) -> None:
         """The engines have this version of the weights but for those that `failed`, by number with the reason."""
-        self._version = version
+        self.version = version
         for member in self.alive:
             if member.index in failed and member.version < version:
                 self._lose(member, failed[member.index])
@@ -156,7 +157,7 @@ class Rotation:
                 if care.can_restart:
                     url = await care.restart(member.index)
                 # a publication that came between did not reach it
-                while (version := await care.send_weights(member.index, url)) < self._version:
+                while (version := await care.send_weights(member.index, url)) < self.version:
                     pass
             except EngineError as error:
                 member.lost = str(error)
