@@ -26,6 +26,7 @@ from slimrl import (
     Status,
     UsageError,
 )
+from slimrl.cli import check
 from slimrl.config import CkptConfig, RolloutConfig
 from slimrl.registry.options import Options
 from slimrl.rollout.produce import produce
@@ -402,12 +403,23 @@ def test_the_template_is_the_one_of_the_prompts_with_its_variables(byte_checkpoi
         assert parts(sample) == [(1, "8>"), (0, between), (1, "7>")]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("rule", CHECKS, ids=lambda rule: rule.name)
 @pytest.mark.parametrize("environment", [doubt, lambda sample, reply: None], ids=["many turns", "one turn"])
-def test_it_does_what_every_generator_must(template: ChatTemplate, check: Any, environment: Callable[..., Any]) -> None:
-    finding = check.find(multi_turn(outside(environment), lambda: template, 4, 30))
+def test_it_does_what_every_generator_must(template: ChatTemplate, rule: Any, environment: Callable[..., Any]) -> None:
+    finding = rule.find(multi_turn(outside(environment), lambda: template, 4, 30))
     # an environment that never ends lets no answer of this engine end by itself
-    assert finding.outcome == ("warning" if environment is doubt and check.name == "status" else "ok"), finding.detail
+    assert finding.outcome == ("warning" if environment is doubt and rule.name == "status" else "ok"), finding.detail
+
+
+def test_slimrl_check_finds_nothing_wrong_with_it(
+    byte_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "environment.py").write_text("def over(sample, reply):\n    return None\n")
+    flags = ["--environment-path", str(tmp_path / "environment.py:over"), "--hf-checkpoint", str(byte_checkpoint)]
+    assert check.main(["multi_turn", *flags]) == 0
+    assert "0 warnings, 0 failures\n" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--hf-checkpoint is for generators"):
+        check.main(["math", *flags[2:]])
 
 
 def test_the_example_can_only_be_won_in_two_turns(template: ChatTemplate) -> None:

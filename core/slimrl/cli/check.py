@@ -13,7 +13,7 @@ from slimrl.cli.command_flags import print_help, read_flags, typed_settings, wan
 from slimrl.cli.main import EXIT_FAILED
 from slimrl.cli.plugin_flags import check_options, load_plugins
 from slimrl.cli.reward_flags import check_scoring
-from slimrl.config import Config, RolloutConfig
+from slimrl.config import CkptConfig, Config, RolloutConfig
 from slimrl.errors import UsageError
 from slimrl.registry import Kind, Options, Registry
 from slimrl.target import absolute
@@ -47,6 +47,8 @@ class CheckFlags:
     """The reward is called with a whole group."""
     rm_url: str | None = None
     """Where the reward remote_rm posts samples to."""
+    hf_checkpoint: Path | None = None
+    """Checkpoint whose tokenizer a generator works with."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -78,7 +80,12 @@ def _suite(reference: str, flags: CheckFlags, registry: Registry, plugin_options
     unused = [name for name, value in only_rewards.items() if value is not None]
     if kind != "reward" and unused:
         raise UsageError(f"{unused[0]} is for rewards; {reference!r} is checked as {NOUNS[kind]}")
-    config = Config(rollout=RolloutConfig(reward_key=flags.reward_key, rm_url=flags.rm_url))
+    if kind != "generator" and flags.hf_checkpoint is not None:
+        raise UsageError(f"--hf-checkpoint is for generators; {reference!r} is checked as {NOUNS[kind]}")
+    config = Config(
+        ckpt=CkptConfig(hf_checkpoint=flags.hf_checkpoint),
+        rollout=RolloutConfig(reward_key=flags.reward_key, rm_url=flags.rm_url),
+    )
     return Suite(
         kind=kind,
         reference=absolute(reference),

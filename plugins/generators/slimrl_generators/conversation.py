@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from slimrl import (
     ChatTemplate,
@@ -21,12 +21,11 @@ from slimrl import (
     next_reply,
 )
 from slimrl.config import CkptConfig, RolloutConfig
+from slimrl_generators.single_turn import STATUS
 
 Template = ChatTemplate | PlainTemplate
 Told = Mapping[str, Any]
 """A message to the model: role and content, and what else its chat template reads."""
-
-STATUS: Final = {"stop": Status.COMPLETED, "length": Status.TRUNCATED, "abort": Status.ABORTED}
 
 
 class Conversation:
