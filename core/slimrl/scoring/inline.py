@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -29,9 +29,16 @@ Elsewhere = Callable[[Sample], Awaitable[list[Score]]]
 
 
 def is_short(sample: Sample) -> bool:
-    """Whether a quick reward is quick on it."""
-    # A file of responses may hold anything under their key.
-    return sum(len(text) for text in (sample.response, sample.label) if isinstance(text, str)) <= MAX_CHARS
+    """Whether a quick reward is quick on it: what it may look through is no long text."""
+    left, waiting = MAX_CHARS, [sample.response, sample.label, sample.metadata]
+    while waiting and left >= 0:
+        value: object = waiting.pop()
+        left -= len(value) if isinstance(value, str | list | tuple | Mapping) else 0
+        if isinstance(value, Mapping):
+            waiting += [*value.keys(), *value.values()] if left >= 0 else []
+        elif isinstance(value, list | tuple):
+            waiting += value if left >= 0 else []
+    return left >= 0
 
 
 class Inline:

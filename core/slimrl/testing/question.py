@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slimrl.protocols import PluginOptions
-from slimrl.registry import Kind, Resolved
+from slimrl.registry import Resolved
+from slimrl.registry.kinds import AnyKind
 from slimrl.types import Sample
 
 Row = dict[str, Any]
@@ -24,7 +25,7 @@ Row = dict[str, Any]
 class Question:
     """What the process is told: which plugin to make, and what to try it on."""
 
-    kind: Kind
+    kind: AnyKind
     reference: str
     entry_point: str | None
     """The one plugin to import; None for a reference by path."""

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from slimrl.testing.finding import Check, Word, failure, ok, warning
 from slimrl.testing.malformed import malformed
-from slimrl.testing.reward_trial import USUAL, RewardTrial
+from slimrl.testing.reward_trial import QUICK_S, USUAL, RewardTrial
 from slimrl.types import Score
 
 SLOW_IMPORT_S: Final = 1.0
@@ -43,6 +43,18 @@ def can_be_made(trial: RewardTrial) -> Word:
     shown = "async" if trial.is_async else "sync"
     given = ", ".join(name for name in ("pure", "inline", "group") if getattr(trial.traits, name))
     return ok(f"{shown}, factory {row['make_s']:.2f} s" + (f"; {given}" if given else ""))
+
+
+def answers_in_time(trial: RewardTrial) -> Word:
+    """Nothing more is asked of a reward that waits for something that is not there."""
+    soon_s = min(QUICK_S, trial.deadline_s / 4)
+    late = [s for s in trial.golden_scores if s.status == "timeout" or (s.status == "error" and s.seconds > soon_s)]
+    if len(late) < len(trial.golden_scores):
+        return ok()
+    return failure(
+        f"none of {len(late)} samples had an outcome within {trial.deadline_s:g} s ({late[0].reason}); where it takes "
+        "longer, give --rm-timeout SECONDS"
+    )
 
 
 def imports_quickly(trial: RewardTrial) -> Word:
@@ -192,6 +204,7 @@ def _malformed_checks() -> list[Check[RewardTrial]]:
 FATAL: Final = (
     Check("options", "its options can be sent to another process", options_travel),
     Check("factory", "it can be made in a fresh process", can_be_made),
+    Check("answers", "it has an outcome for some sample in time", answers_in_time),
 )
 """Nothing else is looked at where one of these fails."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from slimrl.config import RolloutConfig
 from slimrl.registry import Options, Registry, Resolved, RewardReferences, resolve_rewards
 from slimrl.scoring import Scorer, ScoringSettings
 from slimrl.scoring.settings import DEFAULT_TIMEOUT_S
@@ -27,6 +28,8 @@ START_TIMEOUT_S = ScoringSettings.start_timeout_s
 """Imports and the factory have as long as in a run."""
 QUICK_S = 1.0
 """A judge that cannot be reached would be asked again and again."""
+PATIENCE_S = 15.0
+"""A sample may take as long as the reward says, but no longer than this unless its author says so here."""
 MOST_INSIDE = 50
 """So many examples are looked at from inside; all of them are scored."""
 
@@ -110,20 +113,27 @@ class RewardTrial:
     @property
     def deadline_s(self) -> float:
         """What one sample may take."""
-        return self.timeout_s or self.traits.timeout_s or DEFAULT_TIMEOUT_S
+        return self.timeout_s or min(self.traits.timeout_s or DEFAULT_TIMEOUT_S, PATIENCE_S)
+
+    @cached_property
+    def timed_options(self) -> Options:
+        """The options with that deadline as --rm-timeout: a reward may read it, and say why it is late."""
+        rollout = replace(self.options[RolloutConfig], rm_timeout=self.deadline_s)
+        return Options([*(one for kind, one in self.options.items() if kind is not RolloutConfig), rollout])
 
     def _ask(self, samples: list[Sample], hash_seed: int, timeout_s: float) -> Answer:
-        question = Question.about(self.resolved, self.options, samples)
+        # of whether it can be made, the deadline is not known before the answer
+        question = Question.about(self.resolved, self.timed_options if samples else self.options, samples)
         return ask(question, timeout_s=timeout_s, hash_seed=hash_seed)
 
     def _scores(self, samples: Sequence[Sample]) -> list[Score]:
         references = RewardReferences.one(self.reference, reward_key=self.reward_key, group=self.is_group)
         table = resolve_rewards(self.registry, references)
-        settings = ScoringSettings(num_workers=2, timeout_s=self.timeout_s, cache_size=0, value_required=False)
+        settings = ScoringSettings(num_workers=2, timeout_s=self.deadline_s, cache_size=0, value_required=False)
         groups = [Group(place, [deepcopy(sample)]) for place, sample in enumerate(samples)]
 
         async def go() -> None:
-            async with Scorer(table, self.options, settings) as scorer:
+            async with Scorer(table, self.timed_options, settings) as scorer:
                 await asyncio.gather(*(scorer.score(group) for group in groups))
 
         asyncio.run(go())

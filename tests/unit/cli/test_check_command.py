@@ -54,6 +54,16 @@ def test_a_reward_that_hangs_fails_and_is_killed(slimrl: Run, plugins: Path) -> 
     assert "no result within 0.5 s" in line
 
 
+def test_a_judge_that_is_not_there_is_one_failure_in_bounded_time(slimrl: Run) -> None:
+    outcome = slimrl("check", "remote_rm", "--rm-url", "http://127.0.0.1:9/score", "--rm-timeout", "2")
+    assert outcome.code == 1
+    (line,) = (line for line in outcome.stdout.splitlines() if "FAIL" in line)
+    assert "answers" in line
+    assert "none of 3 samples had an outcome within 2 s (http://127.0.0.1:9/score" in line
+    assert "ConnectionRefused" in line or "Cannot connect" in line
+    assert "checks not run" in outcome.stdout
+
+
 def test_the_json_has_every_finding(slimrl: Run, plugins: Path) -> None:
     outcome = slimrl("check", "mine.py:judge", "--json")
     document = json.loads(outcome.stdout)
