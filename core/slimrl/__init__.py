@@ -39,6 +39,8 @@ from slimrl.types import (
 )
 
 if TYPE_CHECKING:
+    from slimrl.algorithms.gae import discounted_returns, gae
+    from slimrl.algorithms.kl import kl_estimate
     from slimrl.endpoint import (
         ChatTemplate,
         Endpoint,
@@ -50,23 +52,26 @@ if TYPE_CHECKING:
         split_tool_calls,
     )
 else:
-    LATER = (
-        "ChatTemplate",
-        "Endpoint",
-        "PlainTemplate",
-        "Segment",
-        "Session",
-        "ToolCall",
-        "next_reply",
-        "split_tool_calls",
-    )
+    LATER = {
+        "ChatTemplate": "slimrl.endpoint",
+        "Endpoint": "slimrl.endpoint",
+        "PlainTemplate": "slimrl.endpoint",
+        "Segment": "slimrl.endpoint",
+        "Session": "slimrl.endpoint",
+        "ToolCall": "slimrl.endpoint",
+        "discounted_returns": "slimrl.algorithms.gae",
+        "gae": "slimrl.algorithms.gae",
+        "kl_estimate": "slimrl.algorithms.kl",
+        "next_reply": "slimrl.endpoint",
+        "split_tool_calls": "slimrl.endpoint",
+    }
 
     def __getattr__(name: str) -> object:
         """What few plugins need is imported when one asks for it: every reward's worker imports this module."""
         if name in LATER:
-            import slimrl.endpoint
+            import importlib
 
-            return getattr(slimrl.endpoint, name)
+            return getattr(importlib.import_module(LATER[name]), name)
         raise AttributeError(f"module 'slimrl' has no attribute {name!r}")
 
 
@@ -111,7 +116,10 @@ __all__ = [
     "absolute_reference",
     "advantage_traits",
     "continues_samples",
+    "discounted_returns",
+    "gae",
     "hookimpl",
+    "kl_estimate",
     "last_boxed",
     "load_target",
     "next_reply",

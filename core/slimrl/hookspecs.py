@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import pluggy
 
-from slimrl.protocols import Advantage, BufferFilter, DynamicFilter, Factory, Generate, Reward, Tracker
+from slimrl.protocols import (
+    Advantage,
+    BufferFilter,
+    DynamicFilter,
+    Factory,
+    Generate,
+    Reward,
+    TokenAdvantage,
+    Tracker,
+)
 
 hookspec = pluggy.HookspecMarker("slimrl")
 hookimpl = pluggy.HookimplMarker("slimrl")
@@ -33,7 +42,7 @@ def slimrl_offer_generators() -> Mapping[str, Factory[Generate]]:  # type: ignor
 
 
 @hookspec
-def slimrl_offer_advantages() -> Mapping[str, Factory[Advantage]]:  # type: ignore[empty-body]
+def slimrl_offer_advantages() -> Mapping[str, Factory[Advantage | TokenAdvantage]]:  # type: ignore[empty-body]
     """Advantage estimators by the name that `--advantage-estimator` takes."""
 
 

@@ -21,11 +21,11 @@ PLUGIN_PACKAGES = [path for root in PLUGIN_ROOTS for path in root.iterdir() if (
 LAYERS = (
     {"errors", "types", "heap", "traits", "boxed", "tokenizer", "edge"},
     {"protocols", "target"},
-    {"hookspecs", "endpoint"},
+    {"hookspecs", "endpoint", "estimator", "algorithms"},
     {"slimrl"},  # the public names
     {"config"},
     {"registry"},
-    {"scoring", "engines", "algorithms", "data", "observe", "hub", "interrupt"},
+    {"scoring", "engines", "data", "observe", "hub", "interrupt"},
     {"rollout", "megatron", "sync", "checkpoints"},
     {"cluster"},
     {"train"},

@@ -117,7 +117,7 @@ def _spread_evenly(
     room = [max_tokens] * count
     cheapest = [(0.0, number) for number in range(count)]
     for unit in np.argsort(-unit_cost, kind="stable").tolist():
-        passed = []
+        passed: list[tuple[float, int]] = []
         while cheapest and len(passed) <= MAX_PASSED and batches[cheapest[0][1]] and room[cheapest[0][1]] < sizes[unit]:
             passed.append(heapq.heappop(cheapest))
         if not cheapest or len(passed) > MAX_PASSED:

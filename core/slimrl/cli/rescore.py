@@ -17,13 +17,14 @@ from slimrl.cli.reward_flags import check_rm_url, check_scoring
 from slimrl.config import Config
 from slimrl.config.flags import parse
 from slimrl.errors import UsageError
+from slimrl.estimator import Estimate, estimate_of
 from slimrl.observe.run_dir import RunDir
 from slimrl.observe.stored_rollout import read_rollout, stored_steps
-from slimrl.protocols import Advantage, DynamicFilter
+from slimrl.protocols import DynamicFilter
 from slimrl.registry import Options, Registry, RewardReferences, RewardTable, resolve_rewards
-from slimrl.target import absolute
 from slimrl.scoring import Scorer
 from slimrl.scoring.settings import ScoringSettings
+from slimrl.target import absolute
 
 if TYPE_CHECKING:
     from slimrl.rollout.rescoring import Change, Rescored
@@ -73,7 +74,7 @@ class Job:
     options: Options
     settings: ScoringSettings
     keep: DynamicFilter | None
-    advantage: Advantage
+    estimate: Estimate
 
 
 def main(argv: Sequence[str]) -> int:
@@ -140,12 +141,14 @@ def _resolved(
     options = Options([*(getattr(config, field.name) for field in fields(config)), *plugin_options])
     filter_path = rollout.dynamic_sampling_filter_path
     found_filter = registry.resolve("dynamic_filter", absolute(filter_path)) if filter_path else None
-    found_advantage = registry.resolve("advantage", absolute(recorded.grpo.advantage_estimator))
+    estimator = recorded.grpo.advantage_estimator
+    found_advantage = registry.resolve("advantage", absolute(estimator))
     others = [found_advantage] if found_filter is None else [found_advantage, found_filter]
     check_options(registry, [*(component.resolved for component in rewards.components()), *others], given)
     keep = None if found_filter is None else cast(DynamicFilter, found_filter.make(options))
     settings = ScoringSettings(num_workers=flags.rm_workers, timeout_s=flags.rm_timeout)
-    return Job(steps, rewards, options, settings, keep, cast(Advantage, found_advantage.make(options)))
+    estimate = estimate_of(found_advantage.make(options), estimator)
+    return Job(steps, rewards, options, settings, keep, estimate)
 
 
 async def _run(job: Job, output: TextIO | None) -> dict[int, Change]:
@@ -161,7 +164,7 @@ async def _run(job: Job, output: TextIO | None) -> dict[int, Change]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         async with Scorer(job.rewards, job.options, job.settings) as scorer:
             for step, path in progress.track(job.steps.items()):
-                rescored = await rescore(read_rollout(path), scorer.score, job.keep, job.advantage)
+                rescored = await rescore(read_rollout(path), scorer.score, job.keep, job.estimate)
                 changes[step] = compare(rescored)
                 for row in _rows(step, rescored) if output else ():
                     assert output is not None

@@ -12,10 +12,10 @@ from slimrl.types import Group, Prompt, Sample, Score, Status, Verdict
 
 COLUMNS: Final = (
     *("group_id", "sample_id", "rollout_id", "source", "prompt", "response", "label", "metadata", "status", "reason"),
-    *("prompt_tokens", "tokens", "seed", "generate_seconds", "score_status", "value", "reward", "components"),
-    *("score_reason", "score_seconds", "kept", "verdict_reason"),
+    *("prompt_tokens", "tokens", "log_probs", "loss_mask", "seed", "generate_seconds", "score_status", "value"),
+    *("reward", "components", "score_reason", "score_seconds", "kept", "verdict_reason"),
 )
-"""Everything that a reward, a filter or an estimator reads; log-probs and masks are a trainer's."""
+"""Everything that a reward, a filter or an estimator reads."""
 
 
 def stored_steps(folder: Path) -> dict[int, Path]:
@@ -54,6 +54,8 @@ def _sample(row: Mapping[str, Any]) -> Sample:
         metadata=json.loads(row["metadata"]),
         seed=row["seed"],
         tokens=row["tokens"],
+        log_probs=row["log_probs"],
+        loss_mask=row["loss_mask"],
         response=row["response"],
         status=Status(row["status"]),
         reason=row["reason"],

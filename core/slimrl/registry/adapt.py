@@ -73,7 +73,7 @@ def adapt(kind: AnyKind, target: Any, reference: str, *, group: bool = False) ->
         return Adapted("slime", is_async, lambda options: slime_generator.bind(target, options, signature))
     if is_slime:
         return Adapted("slime", is_async, lambda options: target)
-    if _accepts(signature, spec.arity):
+    if _accepts(signature, spec.arity) or (kind == "advantage" and _accepts(signature, 1)):
         return Adapted("ours", is_async, lambda options: target)
     also = f", or slime's {spec.slime_signature}" if spec.slime_signature else ""
     raise PluginError(f"{spec.noun} {reference!r} takes {signature}; a {spec.noun} takes {spec.signature}{also}")

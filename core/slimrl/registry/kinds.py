@@ -102,7 +102,11 @@ KINDS: Final = MappingProxyType(
             slime_waits="must",
         ),
         "advantage": KindSpec(
-            "advantage estimator", "slimrl_offer_advantages", "--advantage-estimator", "(rewards, group_ids)", 2
+            "advantage estimator",
+            "slimrl_offer_advantages",
+            "--advantage-estimator",
+            "(rewards, group_ids) or (rollout)",
+            2,
         ),
         "tracker": KindSpec("tracker", "slimrl_offer_trackers", "", "an object with log(step, metrics) and close()", 0),
     }

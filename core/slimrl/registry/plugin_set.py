@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from slimrl.config import EvalConfig, GrpoConfig, RolloutConfig
 from slimrl.errors import PluginError
-from slimrl.protocols import Advantage, BufferFilter, DynamicFilter, Generate
+from slimrl.protocols import Advantage, BufferFilter, DynamicFilter, Generate, TokenAdvantage
 from slimrl.registry.fingerprint import fingerprint
 from slimrl.registry.kinds import RUN_HOOKS, Kind, RunHook
 from slimrl.registry.options import Options
@@ -123,9 +123,9 @@ class PluginSet:
         return cast(BufferFilter, self.resolved["buffer_filter"].make(self.options))
 
     @cached_property
-    def advantage(self) -> Advantage:
+    def advantage(self) -> Advantage | TokenAdvantage:
         """The advantage estimator."""
-        return cast(Advantage, self.resolved["advantage"].make(self.options))
+        return cast(Advantage | TokenAdvantage, self.resolved["advantage"].make(self.options))
 
     def hooks(self, kind: RunHook) -> list[RunHookFunction]:
         """The run's functions of a kind."""

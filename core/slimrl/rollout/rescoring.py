@@ -12,10 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from slimrl.protocols import Advantage, DynamicFilter
+from slimrl.estimator import Estimate
+from slimrl.protocols import DynamicFilter
 from slimrl.rollout.batch import trainable
 from slimrl.rollout.loop import judge
-from slimrl.types import Group, Sample
+from slimrl.types import AdvantageInput, Group, Sample
 
 MAX_EXAMPLES: Final = 3
 MAX_GROUPS_IN_FLIGHT: Final = 64
@@ -147,7 +148,7 @@ class Rescored:
 
 
 async def rescore(
-    groups: Sequence[Group], score: ScoreGroup, keep: DynamicFilter | None, advantage: Advantage
+    groups: Sequence[Group], score: ScoreGroup, keep: DynamicFilter | None, estimate: Estimate
 ) -> Rescored:
     """Score, judge and estimate the groups anew; the old verdicts stand where they were recorded."""
     places = asyncio.Semaphore(MAX_GROUPS_IN_FLIGHT)
@@ -161,7 +162,7 @@ async def rescore(
 
     old = [replace(group, verdict=group.verdict or judge(group, keep)) for group in groups]
     new = list(await asyncio.gather(*(one(group) for group in groups)))
-    return Rescored(old, new, _advantages(old, advantage), _advantages(new, advantage))
+    return Rescored(old, new, _advantages(old, estimate), _advantages(new, estimate))
 
 
 def compare(rescored: Rescored) -> Change:
@@ -199,14 +200,23 @@ def _add(change: Change, before: Sample, after: Sample) -> None:
         change.examples.append(Example(after.sample_id, before.value, after.value, reason, after.response[-200:]))
 
 
-def _advantages(groups: Sequence[Group], advantage: Advantage) -> dict[int, float]:
+def _advantages(groups: Sequence[Group], estimate: Estimate) -> dict[int, float]:
+    """The mean advantage of each sample's tokens."""
     samples = trainable(group for group in groups if _is_kept(group))
     if not samples:
         return {}
-    rewards = np.array([sample.value for sample in samples], np.float32)
-    group_ids = np.array([sample.group_id for sample in samples], np.int64)
-    found = advantage(rewards, group_ids)
-    return dict(zip((sample.sample_id for sample in samples), map(float, found), strict=True))
+    rollout = AdvantageInput(
+        rewards=np.array([sample.value for sample in samples], np.float32),
+        group_ids=np.array([sample.group_id for sample in samples], np.int64),
+        rollout_ids=np.array([sample.rollout_id for sample in samples], np.int64),
+        num_tokens=np.array([sum(sample.loss_mask) for sample in samples], np.int64),
+        rollout_log_probs=np.array(
+            [x for s in samples for x, trained in zip(s.log_probs, s.loss_mask, strict=True) if trained], np.float32
+        ),
+    )
+    sums = np.bincount(rollout.sample_of_token, estimate(rollout).advantages, len(samples))
+    means = sums / np.maximum(rollout.num_tokens, 1)
+    return dict(zip((sample.sample_id for sample in samples), means.tolist(), strict=True))
 
 
 def _is_kept(group: Group) -> bool:

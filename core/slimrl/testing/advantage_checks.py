@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slimrl.estimator import takes_rollout
+from slimrl.protocols import Advantage, TokenAdvantage
 from slimrl.testing.finding import Check, Word, failure, ok, warning
+from slimrl.types import AdvantageInput, Advantages
 
 Rewards = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Estimate = Callable[[Rewards, Ids], Rewards]
 
+TOKENS: Final = 2
+"""Trained tokens of every sample, where an estimator wants to know."""
 SLOW_S: Final = 1.0
 TOLERANCE: Final = 1e-4
 
@@ -37,7 +42,10 @@ def _finite(estimate: Estimate, *batches: tuple[Rewards, Ids]) -> Word:
     for rewards, ids in batches:
         found = np.asarray(estimate(rewards.copy(), ids.copy()))
         if found.shape != rewards.shape:
-            return failure(f"{len(rewards)} rewards gave an array of shape {found.shape}; return one number a sample")
+            return failure(
+                f"{len(rewards)} rewards gave an array of shape {found.shape}; return one number a sample or one a "
+                "trained token"
+            )
         if not np.issubdtype(found.dtype, np.floating):
             return failure(f"it returned an array of {found.dtype}; advantages are floating-point numbers")
         if not np.isfinite(found).all():
@@ -138,18 +146,48 @@ def is_quick(estimate: Estimate) -> Word:
     return warning(f"{told}; the trainer waits for it in every step") if seconds > SLOW_S else ok(told)
 
 
-CHECKS: Final[tuple[Check[Estimate], ...]] = (
-    Check("one_each", "it returns one finite advantage a sample", one_each),
-    Check("unequal_groups", "groups may be of unequal size", unequal_groups),
-    Check("groups_of_one", "a group may have one sample", groups_of_one),
-    Check("constant", "a group's rewards may all be the same", constant_groups),
-    Check("inputs", "it does not change its inputs", leaves_inputs_alone),
-    Check("order", "reordered samples get the same advantages, reordered", order_does_not_matter),
-    Check("ids", "group ids are names", ids_are_names),
-    Check("apart", "a group's advantages are its own affair", groups_are_apart),
-    Check("more_is_better", "within a group a larger reward has no smaller advantage", more_is_better),
-    Check("same_twice", "the same batch gets the same advantages again", same_twice),
-    Check("time", "it does not keep the trainer waiting", is_quick),
+def _of_rewards(estimator: Advantage | TokenAdvantage) -> Estimate:
+    """An estimator of a whole rollout as one of rewards and groups: all tokens are alike, all values are zero."""
+    if not takes_rollout(estimator):
+        return cast(Estimate, estimator)
+
+    def estimate(rewards: Rewards, ids: Ids) -> Rewards:
+        zeros = np.zeros(TOKENS * len(rewards), np.float32)
+        made = cast(TokenAdvantage, estimator)(
+            AdvantageInput(
+                rewards=rewards,
+                group_ids=ids,
+                rollout_ids=np.arange(len(rewards)),
+                num_tokens=np.full(len(rewards), TOKENS),
+                rollout_log_probs=zeros - 1,
+                log_probs=zeros - 1,
+                ref_log_probs=zeros - 1,
+                values=zeros,
+            )
+        )
+        found = made.advantages if isinstance(made, Advantages) else made
+        is_per_token = isinstance(found, np.ndarray) and found.shape == zeros.shape
+        return found.reshape(-1, TOKENS).mean(axis=1) if is_per_token else found
+
+    return estimate
+
+
+def _check(name: str, sentence: str, look: Callable[[Estimate], Word]) -> Check[Advantage | TokenAdvantage]:
+    return Check(name, sentence, lambda estimator: look(_of_rewards(estimator)))
+
+
+CHECKS: Final[tuple[Check[Advantage | TokenAdvantage], ...]] = (
+    _check("one_each", "it returns a finite advantage of each sample, or of each trained token", one_each),
+    _check("unequal_groups", "groups may be of unequal size", unequal_groups),
+    _check("groups_of_one", "a group may have one sample", groups_of_one),
+    _check("constant", "a group's rewards may all be the same", constant_groups),
+    _check("inputs", "it does not change its inputs", leaves_inputs_alone),
+    _check("order", "reordered samples get the same advantages, reordered", order_does_not_matter),
+    _check("ids", "group ids are names", ids_are_names),
+    _check("apart", "a group's advantages are its own affair", groups_are_apart),
+    _check("more_is_better", "within a group a larger reward has no smaller advantage", more_is_better),
+    _check("same_twice", "the same batch gets the same advantages again", same_twice),
+    _check("time", "it does not keep the trainer waiting", is_quick),
 )
 
 
