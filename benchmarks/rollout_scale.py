@@ -1,37 +1,43 @@
-"""The rollout loop at scale, over simulated engines in its own process: no HTTP, no model, no GPU.
+"""The rollout loop at scale, over simulated engines: no model, no GPU.
 
 python benchmarks/rollout_scale.py [--samples 200000] [--in-flight 4096]
 
-1. The CPU time of loop, gate, generator and packing per sample, and memory from the first step to the last.
+1. The CPU time of loop, gate, generator and packing per sample, and memory from the first step to the last; the same
+   with the engine's client and HTTP, the engine being another process whose time does not count.
 2. When a batch is ready, beside the ideal schedule: when the last group that it needs could be ready.
 3. Step times under a long-tailed length of responses, on a clock that the simulation turns: synchronous, over-sampling
    that throws away what it cuts off, and partial rollout, beside the bound of an engine that is never idle.
-4. The longest that one response of 8,000 tokens with log-probs holds the event loop.
+4. The longest that responses of 8,000 tokens with log-probs hold the event loop: one, and 64 that arrive together.
+5. CPU time of a request of stock httpx and of the engine's client (benchmarks/transport.py tells more).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import selectors
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 import psutil
 from rich.console import Console
 from rich.table import Table
+from transport import allow_sockets, canned, measure_ours, measure_stock, read_request, run_server, serve, served
 
 from slimrl import registry
 from slimrl.data.buffer import Buffer
 from slimrl.data.source import sample_seed
+from slimrl.engines.client import HttpEngineClient
 from slimrl.engines.completion import parse_completion
 from slimrl.registry import Options
 from slimrl.rollout.batch import make_batch
-from slimrl.rollout.gate import Gate
+from slimrl.rollout.gate import Engine, Gate
 from slimrl.rollout.loop import Filled, FillSettings, fill
 from slimrl.rollout.partial import PartialRollout
 from slimrl.rollout.produce import produce
@@ -41,6 +47,7 @@ T = TypeVar("T")
 
 GROUP = 8
 TOKEN_S = 0.01
+HTTP_TOKEN_S = 0.01
 MAX_TOKENS = 8192
 PLUGINS = registry.load(warn=False)
 single_turn = PLUGINS.resolve("generator", "single_turn").make(Options())
@@ -122,7 +129,7 @@ class SimulatedEngine:
 
 
 async def step(
-    source: Endless, buffer: Buffer, engine: SimulatedEngine, version: int, how: FillSettings, *, is_partial: bool
+    source: Endless, buffer: Buffer, engine: Engine, version: int, how: FillSettings, *, is_partial: bool
 ) -> Filled:
     """One batch, as the rollout manager fills it; a reward that takes no time."""
 
@@ -130,7 +137,6 @@ async def step(
         for sample in group:
             sample.score = Score.scored(float(sample.sample_id % 2))
 
-    engine.version = version
     gate = Gate(engine, 1 << 20)
     rollout = PartialRollout(single_turn, score, gate, version)
     make = partial(
@@ -174,54 +180,95 @@ async def measure_scale(samples: int, in_flight: int) -> list[tuple[str, str]]:
     ]
 
 
-async def measure_ready(in_flight: int, repeats: int = 2) -> list[tuple[str, str]]:
-    """How long after the ideal time a batch is ready, all of `in_flight` samples being generated at once."""
-    lateness = []
-    lengths, token_s = long_tailed(100, 0.6), 0.1
-    for attempt in range(repeats):
-        groups = in_flight // GROUP
-        source, buffer = Endless(attempt * groups), Buffer(pop_first)
-        seen: list[tuple[int, float]] = []
-
-        def length_of(number: int, seen: list[tuple[int, float]] = seen) -> int:
-            length = lengths(number)
-            seen.append((number // GROUP, length * token_s))
-            return length
-
-        engine = SimulatedEngine(in_flight, length_of, token_s=token_s, is_short=True)
-        started = time.perf_counter()
-        await step(source, buffer, engine, 0, FillSettings(groups // 2, groups, 1 << 30), is_partial=False)
-        took = time.perf_counter() - started
-        ends: dict[int, float] = {}
-        for prompt, seconds in seen:
-            ends[prompt] = max(ends.get(prompt, 0.0), seconds)
-        ideal = sorted(ends.values())[groups // 2 - 1]
-        lateness.append((took / ideal - 1, ideal))
-    return [
-        (f"batch of {in_flight // 2:,} of {in_flight:,} samples in flight, ideal", f"{lateness[-1][1]:.2f} s"),
-        ("ready later than that by", ", ".join(f"{share:.1%}" for share, _ in lateness)),
-    ]
-
-
 class TurnedClock(selectors.DefaultSelector):
-    """Where nothing is to be done, time passes at once."""
+    """Waiting takes no time and counts in full; work counts with the CPU time that it takes, or not at all."""
 
-    now = 0.0
+    def __init__(self, *, counts_work: bool) -> None:
+        super().__init__()
+        self._counts_work = counts_work
+        self._waited = 0.0
+
+    def time(self) -> float:
+        """Seconds."""
+        return self._waited + (time.process_time() if self._counts_work else 0.0)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.now += timeout or 0.0
+        self._waited += timeout or 0.0
         return super().select(0)
 
 
-def on_turned_clock(work: Coroutine[Any, Any, T]) -> tuple[T, float]:
+def on_turned_clock(work: Coroutine[Any, Any, T], *, counts_work: bool = False) -> tuple[T, float]:
     """The result, and the seconds that passed on the simulated clock."""
-    clock = TurnedClock()
+    clock = TurnedClock(counts_work=counts_work)
     loop = asyncio.SelectorEventLoop(clock)
-    loop.time = lambda: clock.now  # type: ignore[method-assign]
+    loop.time = clock.time  # type: ignore[method-assign]
+    started = clock.time()
     try:
-        return loop.run_until_complete(work), clock.now
+        return loop.run_until_complete(work), clock.time() - started
     finally:
         loop.close()
+
+
+def measure_ready(in_flight: int, repeats: int = 3) -> list[tuple[str, str]]:
+    """How long after the ideal time a batch is ready, all of `in_flight` samples being generated at once.
+
+    The clock counts the loop's own CPU time and none that other programs take of it.
+    """
+    lateness = []
+    groups, token_s = in_flight // GROUP, 0.1
+    how = FillSettings(groups // 2, groups, 1 << 30)
+    for attempt in range(repeats):
+        lengths = spread(attempt * in_flight, in_flight)
+        engine = SimulatedEngine(in_flight, lengths.__getitem__, token_s=token_s, is_short=True)
+        source = Endless(attempt * groups)
+        _, took = on_turned_clock(step(source, Buffer(pop_first), engine, 0, how, is_partial=False), counts_work=True)
+        ideal = ideal_tokens(lengths, groups // 2) * token_s
+        lateness.append((took / ideal - 1, ideal))
+    return [
+        (f"batch of {in_flight // 2:,} of {in_flight:,} samples in flight, ideal", f"{lateness[-1][1]:.2f} s"),
+        ("ready later than that by", ", ".join(f"{share:.2%}" for share, _ in lateness)),
+    ]
+
+
+def spread(first: int, count: int) -> dict[int, int]:
+    """Long-tailed lengths by sample number, drawn beforehand: drawing is no work of the loop."""
+    lengths = long_tailed(100, 0.6)
+    return {number: min(lengths(number), MAX_TOKENS) for number in range(first, first + count)}
+
+
+def ideal_tokens(lengths: Mapping[int, int], groups: int) -> int:
+    """Tokens until `groups` groups are ready if every sample begins at once."""
+    ends: dict[int, int] = {}
+    for number, length in lengths.items():
+        ends[number // GROUP] = max(ends.get(number // GROUP, 0), length)
+    return sorted(ends.values())[groups - 1]
+
+
+async def measure_http(url: str, in_flight: int, steps: int) -> float:
+    """CPU seconds a sample with the engine's client, after a step that opens the connections."""
+    groups = in_flight // GROUP
+    source, buffer, how = Endless(), Buffer(pop_first), FillSettings(groups, groups, 1 << 30)
+    async with HttpEngineClient(url, concurrency=in_flight) as client:
+        await step(source, buffer, client, 0, how, is_partial=False)
+        cpu = time.process_time()
+        for version in range(1, steps + 1):
+            make_batch(version, (await step(source, buffer, client, version, how, is_partial=False)).kept)
+        return (time.process_time() - cpu) / steps / in_flight
+
+
+def serve_engine(port_to: Connection, in_flight: int, steps: int) -> None:
+    """Answer each POST /generate after the time that its sample's tokens take; runs in a process of its own."""
+    lengths, answer_bytes = spread(0, in_flight * (steps + 1)), canned(64)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while request := await read_request(reader):
+            if ids := json.loads(request).get("input_ids"):  # else it ends what runs, and nothing does
+                await asyncio.sleep(lengths[ids[0]] * HTTP_TOKEN_S)
+            writer.write(answer_bytes)
+            await writer.drain()
+        writer.close()
+
+    run_server(answer, port_to)
 
 
 async def steps_of(over_sampling: float, is_partial: bool, steps: int, slots: int) -> tuple[int, float, int]:
@@ -231,6 +278,7 @@ async def steps_of(over_sampling: float, is_partial: bool, steps: int, slots: in
     how = FillSettings(32, int(32 * over_sampling), max_finished=1 << 30)
     trained = went_on = 0
     for version in range(steps):
+        engine.version = version
         filled = await step(source, buffer, engine, version, how, is_partial=is_partial)
         samples = [sample for group in filled.kept for sample in group]
         trained += sum(len(sample.tokens) for sample in samples)
@@ -259,24 +307,40 @@ def show_modes(console: Console, steps: int, slots: int) -> None:
 
 
 def parse_ms() -> tuple[float, float]:
-    """Milliseconds of the event loop that a response of 8,000 tokens takes: the median of 21, and the worst."""
-    reply = {
-        "text": "x" * 32000,
-        "output_ids": list(range(8000)),
-        "meta_info": {
-            "id": "r",
-            "finish_reason": {"type": "stop"},
-            "prompt_tokens": 1,
-            "weight_version": "3",
-            "output_token_logprobs": [[-1.2345678 - 1e-6 * i, i, None] for i in range(8000)],
-        },
-    }
-    text, taken = json.dumps(reply), []
-    for _ in range(21):
-        started = time.perf_counter()
-        parse_completion(json.loads(text), 0.0)
-        taken.append((time.perf_counter() - started) * 1e3)
-    return sorted(taken)[10], max(taken)
+    """Milliseconds of CPU that one response of 8,000 tokens takes: the median of 101, and the worst."""
+    body, taken, kept = canned(8000).partition(b"\r\n\r\n")[2], [], []
+    for _ in range(101):
+        started = time.process_time()
+        kept.append(parse_completion(body, 0.0))
+        taken.append((time.process_time() - started) * 1e3)
+    return sorted(taken)[50], max(taken)
+
+
+async def longest_turn(url: str, together: int, waves: int = 5) -> float:
+    """Milliseconds of CPU of the longest turn of the event loop while long responses are asked for and arrive."""
+    turns: list[float] = []
+    is_done = False
+
+    async def watch() -> None:
+        last = time.thread_time()
+        while not is_done:
+            await asyncio.sleep(0)
+            last, before = time.thread_time(), last
+            turns.append(last - before)
+
+    sampling = SamplingParams(MAX_TOKENS)
+    async with HttpEngineClient(url, concurrency=together) as client:
+
+        async def wave() -> None:
+            await asyncio.gather(*(client.generate([1, 2, 3], sampling) for _ in range(together)))
+
+        await wave()  # opens the connections
+        watching = asyncio.create_task(watch())
+        for _ in range(waves):
+            await wave()
+        is_done = True
+        await watching
+    return max(turns) * 1e3
 
 
 def main() -> None:
@@ -287,17 +351,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--slots", type=int, default=256)
     options = parser.parse_args()
+    allow_sockets()
+    gc.freeze()  # as the rollout manager does
     console = Console()
     table = Table("at scale", "")
     for row in asyncio.run(measure_scale(options.samples, options.in_flight)):
         table.add_row(*row)
-    for row in asyncio.run(measure_ready(options.in_flight)):
+    for row in measure_ready(options.in_flight):
         table.add_row(*row)
+    steps = 3
+    with served(serve_engine, options.in_flight, steps) as url:
+        seconds = asyncio.run(measure_http(url, options.in_flight, steps))
+    table.add_row(
+        f"manager and client CPU a sample over HTTP, {options.in_flight:,} in flight", f"{seconds * 1e3:.3f} ms"
+    )
     median, worst = parse_ms()
     table.add_row("8,000 tokens with log-probs hold the loop for", f"{median:.1f} ms, at worst {worst:.1f}")
+    with served(serve, 64, 8000) as url:
+        table.add_row("64 such that arrive together: the longest turn", f"{asyncio.run(longest_turn(url, 64)):.1f} ms")
+    with served(serve, 256, 64) as url:
+        stock, ours = asyncio.run(measure_stock(url, 256, 64)), asyncio.run(measure_ours(url, 256, 64))
+    told = "fails" if stock is None else f"{stock * 1e3:.2f} ms"
+    table.add_row("CPU a request, 256 in flight: stock httpx, ours", f"{told}, {ours * 1e3:.2f} ms")
     console.print(table)
     show_modes(console, options.steps, options.slots)
-    console.print("the client's own CPU a request, stock httpx beside ours: python benchmarks/transport.py")
 
 
 if __name__ == "__main__":

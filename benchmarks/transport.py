@@ -14,7 +14,8 @@ import json
 import multiprocessing
 import resource
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 import httpx
@@ -36,25 +37,37 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs="+", default=[16, 64, 256, 2048])
     parser.add_argument("--max-new-tokens", type=int, default=64)
     options = parser.parse_args()
-    # every request of both ends is a socket
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
+    allow_sockets()
     table = Table("in flight", "stock httpx", "slimrl", "ratio", title="client CPU per request")
     for in_flight in options.in_flight:
-        context = multiprocessing.get_context("spawn")
-        ours_side, theirs = context.Pipe()
-        server = context.Process(target=serve, args=(theirs, in_flight, options.max_new_tokens), daemon=True)
-        server.start()
-        url = f"http://127.0.0.1:{ours_side.recv()}"
-        stock = asyncio.run(measure_stock(url, in_flight, options.max_new_tokens))
-        ours = asyncio.run(measure_ours(url, in_flight, options.max_new_tokens))
-        server.terminate()
-        server.join()
+        with served(serve, in_flight, options.max_new_tokens) as url:
+            stock = asyncio.run(measure_stock(url, in_flight, options.max_new_tokens))
+            ours = asyncio.run(measure_ours(url, in_flight, options.max_new_tokens))
         ratio = "" if stock is None else f"{stock / ours:.1f}x"
         table.add_row(
             str(in_flight), "fails" if stock is None else f"{stock * 1e3:.2f} ms", f"{ours * 1e3:.2f} ms", ratio
         )
     Console().print(table)
+
+
+def allow_sockets() -> None:
+    """Every request of both ends is a socket."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
+
+
+@contextmanager
+def served(serve: Callable[..., None], *args: object) -> Iterator[str]:
+    """The URL of a server in a process of its own; `serve` sends its port."""
+    context = multiprocessing.get_context("spawn")
+    ours_side, theirs = context.Pipe()
+    server = context.Process(target=serve, args=(theirs, *args), daemon=True)
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{ours_side.recv()}"
+    finally:
+        server.terminate()
+        server.join()
 
 
 async def measure_ours(url: str, in_flight: int, max_new_tokens: int) -> float:
@@ -96,18 +109,7 @@ async def cpu_seconds_each(generate: Generate, in_flight: int) -> float:
 
 def serve(port_to: Connection, wave: int, num_tokens: int) -> None:
     """Answer POST /generate with one canned completion, when `wave` requests have arrived; runs in a process."""
-    triples = [[-0.123456 - token / 97, 1000 + token, None] for token in range(num_tokens)]
-    meta = {
-        "id": "canned",
-        "finish_reason": {"type": "length", "length": num_tokens},
-        "prompt_tokens": len(PROMPT),
-        "weight_version": "3",
-        "weight_versions": [{"version": "3", "start": 0, "end": num_tokens}],
-        "output_token_logprobs": triples,
-    }
-    reply = {"text": "x" * num_tokens, "output_ids": [token for _, token, _ in triples], "meta_info": meta}
-    body = json.dumps(reply).encode()
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    answer_bytes = canned(num_tokens)
     arrived = 0
     complete = asyncio.Event()
 
@@ -121,16 +123,38 @@ def serve(port_to: Connection, wave: int, num_tokens: int) -> None:
                 arrived, complete = 0, asyncio.Event()
                 mine.set()
             await mine.wait()
-            writer.write(head + body)
+            writer.write(answer_bytes)
             await writer.drain()
         writer.close()
 
+    run_server(answer, port_to)
+
+
+def run_server(answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], to: Connection) -> None:
+    """Serve for ever, on a port that is sent `to` whoever started this."""
+
     async def run() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=4096)
-        port_to.send(server.sockets[0].getsockname()[1])
+        to.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
     asyncio.run(run())
+
+
+def canned(num_tokens: int) -> bytes:
+    """The HTTP answer to a generation."""
+    triples = [[-0.123456 - token / 97, 1000 + token, None] for token in range(num_tokens)]
+    meta = {
+        "id": "canned",
+        "finish_reason": {"type": "length", "length": num_tokens},
+        "prompt_tokens": len(PROMPT),
+        "weight_version": "3",
+        "weight_versions": [{"version": "3", "start": 0, "end": num_tokens}],
+        "output_token_logprobs": triples,
+    }
+    text = "x" * 4 * num_tokens
+    body = json.dumps({"text": text, "output_ids": [token for _, token, _ in triples], "meta_info": meta}).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:

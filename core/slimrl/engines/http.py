@@ -21,7 +21,7 @@ Json = Any
 
 _LONGEST_WAIT_S = 5.0
 _JSON = {"content-type": "application/json"}
-_NO_LIMIT_BUT_TO_CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)  # `call` bounds the whole
+_NO_LIMIT_BUT_TO_CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=30.0)  # `call` bounds the whole
 
 
 class EngineHttp:
