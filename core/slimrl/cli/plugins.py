@@ -16,11 +16,12 @@ from slimrl.config.settings import did_you_mean
 from slimrl.errors import PluginError, UsageError
 from slimrl.registry.description import Description, describe
 from slimrl.registry.discover import discover, problems_of
-from slimrl.registry.kinds import KIND_NAMES, Kind
+from slimrl.registry.kinds import KIND_NAMES, RUN_HOOK_NAMES, AnyKind
 from slimrl.registry.listing import OptionRow, PluginRow, rows
 from slimrl.registry.resolve import Registry
 from slimrl.registry.selection import names_plugin
 
+KINDS: Final = (*KIND_NAMES, *RUN_HOOK_NAMES)
 FLAGS: Final = ("--json", "--kind", "--help")
 HELP: Final = f"""usage: slimrl plugins [--kind KIND] [--json]
        slimrl plugins info NAME [--kind KIND] [--json]
@@ -28,7 +29,8 @@ HELP: Final = f"""usage: slimrl plugins [--kind KIND] [--json]
 List the installed plugins, or tell everything of one: a name, distribution/name, an entry point, a distribution,
 or a reference by path (pkg.mod:attr, path/to/file.py:attr).
 
-  --kind KIND  one of {", ".join(KIND_NAMES)}
+  --kind KIND  one of {", ".join(KIND_NAMES)};
+               of a reference by path also one of {", ".join(RUN_HOOK_NAMES)}
   --json       print JSON
 
 {PLUGIN_FLAGS_HELP}
@@ -38,7 +40,7 @@ or a reference by path (pkg.mod:attr, path/to/file.py:attr).
 @dataclass(frozen=True)
 class _Asked:
     name: str | None
-    kind: Kind | None
+    kind: AnyKind | None
     is_json: bool
 
 
@@ -73,9 +75,9 @@ def _read(words: Sequence[str]) -> _Asked:
             is_json = True
         elif word == "--kind":
             kind = value if equals else (rest.pop(0) if rest else "")
-            if kind not in KIND_NAMES:
-                near = did_you_mean(kind.replace("-", "_"), KIND_NAMES)
-                raise UsageError(f"--kind takes one of {', '.join(KIND_NAMES)}; got {kind!r}{near}")
+            if kind not in KINDS:
+                near = did_you_mean(kind.replace("-", "_"), KINDS)
+                raise UsageError(f"--kind takes one of {', '.join(KINDS)}; got {kind!r}{near}")
         elif word.startswith("-"):
             raise UsageError(f"unknown flag {word}{did_you_mean(word, FLAGS)}")
         else:
@@ -84,7 +86,7 @@ def _read(words: Sequence[str]) -> _Asked:
         raise UsageError(f"unknown word {names[0]!r}; write slimrl plugins, or slimrl plugins info {names[0]}")
     if names and len(names) != 2:
         raise UsageError("slimrl plugins info takes one NAME")
-    return _Asked(names[1].strip() if names else None, cast(Kind | None, kind), is_json)
+    return _Asked(names[1].strip() if names else None, cast(AnyKind | None, kind), is_json)
 
 
 def _info(asked: _Asked, registry: Registry, listed: Sequence[PluginRow]) -> int:
@@ -92,7 +94,7 @@ def _info(asked: _Asked, registry: Registry, listed: Sequence[PluginRow]) -> int
     found: list[tuple[PluginRow | None, Description | None]] = []
     for row in _named(asked.name, asked.kind, listed):
         usable = row.kind is not None and row.status in ("ok", "conflict") and row.reason != "offers nothing by name"
-        found.append((row, _describe(registry, cast(Kind, row.kind), row.qualified_name) if usable else None))
+        found.append((row, _describe(registry, cast(AnyKind, row.kind), row.qualified_name) if usable else None))
     if not found:
         found = [(_row_of(asked, registry, listed), _described_elsewhere(asked, registry, listed))]
     if asked.is_json:
@@ -103,7 +105,7 @@ def _info(asked: _Asked, registry: Registry, listed: Sequence[PluginRow]) -> int
     return 0
 
 
-def _named(name: str, kind: Kind | None, listed: Sequence[PluginRow]) -> list[PluginRow]:
+def _named(name: str, kind: AnyKind | None, listed: Sequence[PluginRow]) -> list[PluginRow]:
     """The rows of an offered name; failing that those of an entry point or a distribution."""
     right = [row for row in listed if kind in (None, row.kind) or row.kind is None]
     offered = [row for row in right if names_plugin(name, row.name, row.distribution, also_alone=False)]
@@ -136,7 +138,7 @@ def _row_of(asked: _Asked, registry: Registry, listed: Sequence[PluginRow]) -> P
     return next((row for row in listed if row.kind == "reward" and row.qualified_name == inner), None)
 
 
-def _describe(registry: Registry, kind: Kind, reference: str) -> Description:
+def _describe(registry: Registry, kind: AnyKind, reference: str) -> Description:
     configuration = Config()
     sys.path.append(str(Path.cwd()))  # as for a run: modules next to the command are found
     resolved = registry.resolve(kind, reference)

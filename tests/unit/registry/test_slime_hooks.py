@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from slimrl.config import EvalConfig, GrpoConfig, RolloutConfig
 from slimrl.errors import PluginError, RolloutError
 from slimrl.registry import RUN_HOOKS, Options, RunHookFunction, load
 from slimrl.registry.adapt import adapt
+from slimrl.registry.kinds import SPECS
 from slimrl.registry.plugin_set import PluginReferences, resolve_all
 from slimrl.registry.resolve import Resolved
 from slimrl.registry.rewards import RewardReferences
@@ -274,3 +276,25 @@ def test_args_have_the_engines_address_and_say_so_where_there_is_none() -> None:
 def test_every_hook_of_a_run_has_a_flag_with_a_setting() -> None:
     settings = {*inspect.signature(RolloutConfig).parameters, *inspect.signature(EvalConfig).parameters}
     assert {spec.setting for spec in RUN_HOOKS.values()} <= settings
+
+
+def row_of(flag: str) -> str:
+    """The row of docs/hooks.md that a flag is in; there is exactly one."""
+    page = (Path(__file__).parents[3] / "docs/hooks.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| `--") and f"`{flag}`" in line.split("|")[1]]
+    return row
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_the_page_has_every_flag_that_names_a_function(kind: Any) -> None:
+    for flag in re.findall(r"--[\w-]+", SPECS[kind].flag):
+        assert row_of(flag)
+
+
+@pytest.mark.parametrize("kind", RUN_HOOKS)
+def test_the_page_has_the_parameters_of_every_function_of_a_run(kind: Any) -> None:
+    spec = RUN_HOOKS[kind]
+    for words in (spec.signature, spec.slime_signature):
+        assert all(
+            name in row_of(spec.flag) for name in re.findall(r"\w+", words.partition(" which")[0].replace(" and ", " "))
+        )
