@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from slimrl.cli.eval import TRAINING_CATEGORIES, TRAINING_SETTINGS, is_told
+from slimrl.cli.eval import is_told
+from slimrl.cli.eval_job import TRAINING_CATEGORIES, TRAINING_SETTINGS
 from slimrl.config.settings import categories, settings
 
 Run = Callable[..., Any]
@@ -36,6 +37,12 @@ async def one_token(sample, sampling, engine):
     sample.append(completion.tokens[:1], completion.log_probs[:1], completion.weight_versions[:1])
     sample.status = "truncated"
     return sample
+
+def seen(args, sample, evaluation=False):
+    sample.metadata["seen"] = evaluation
+
+def add(step, results, metrics):
+    metrics["eval/added"] = len(results)
 """
 
 
@@ -107,7 +114,9 @@ def test_rewards_of_every_kind_in_one_evaluation(flags: dict[str, object], slimr
         custom_rm_path = "rewards.py:broken"
         """
     )
-    outcome = slimrl(*words(flags, "--eval-config", "sets.toml", "--json", without=("--custom-rm-path",)))
+    hooks = ("--rollout-sample-hook-path", "generators.py:seen")
+    hooks += ("--custom-eval-rollout-log-function-path", "generators.py:add")
+    outcome = slimrl(*words(flags, "--eval-config", "sets.toml", "--json", *hooks, without=("--custom-rm-path",)))
     assert outcome.code == 0, outcome.stderr
     assert not {"ray", "megatron"} & set(outcome.heavy)
     told = json.loads(outcome.stdout)
@@ -132,6 +141,8 @@ def test_rewards_of_every_kind_in_one_evaluation(flags: dict[str, object], slimr
         "fails": 4,
     }
     assert metrics["eval/generates"] == 1.0
+    assert metrics["eval/added"] == 6.0
+    assert all(json.loads(row["metadata"])["seen"] is True for rows in stored.values() for row in rows)
     assert [row["kind"] for row in json.loads((tmp_path / "out" / "plugins.lock").read_text())].count("generator") == 2
     assert metrics["eval/compares-pass@2"] == 1.0  # one of each pair is the longest
     values = [row["value"] for row in stored["plain"]]
@@ -195,6 +206,8 @@ def test_a_prompt_that_does_not_fit_is_refused_before_an_engine_starts(
         ((*DIGITS, "--load", "nowhere"), ("--hf-checkpoint",), "--load nowhere holds no checkpoint of slimrl"),
         ((*DIGITS, "--load", "nowhere"), (), "--load and --hf-checkpoint both name the model"),
         ((*DIGITS, "--eval-min-new-tokens", "5"), (), "set 'digits': at least 5 new tokens but at most 4"),
+        ((*DIGITS, "--data-source-path", "x.py:source"), (), "--data-source-path has no effect in slimrl eval"),
+        ((*DIGITS, "--eval-function-path", "x.py:f"), (), "--eval-function-path x.py:f: such a function works with"),
         ((*DIGITS, "--run-dir", "x"), (), "--run-dir has no effect in slimrl eval"),
         (("--eval-config", "sets.toml"), (), "evaluation set 'a': there is no generator 'single_trun'"),
         (("--eval-prompt-data", "digits", "gone.jsonl"), (), "--eval-prompt-data digits gone.jsonl: No such file"),
