@@ -65,7 +65,7 @@ def test_killed_engines_come_back_with_the_current_weights_and_no_sample_is_lost
             process.kill()
             process.wait()
 
-    assert [event["engine"] for event in events(run, "engine_lost")][0] == 0
+    assert next(event["engine"] for event in events(run, "engine_lost")) == 0
     assert sorted(event["engine"] for event in events(run, "engine_lost")[1:]) == [0, 1]
     assert sorted(event["engine"] for event in events(run, "engine_back")[1:]) == [0, 1]
     assert events(run, "engine_given_up") == []
