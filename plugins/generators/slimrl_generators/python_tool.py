@@ -43,7 +43,7 @@ Isolation = Literal["namespaces", "limits"]
 class PythonToolOptions:
     """Options of the tool `python` of the generator `tool_use`."""
 
-    python_tool_timeout_s: float = 5.0
+    python_tool_timeout_s: float = 10.0
     """Seconds until a program that has not ended is killed with all its processes."""
     python_tool_memory_mb: int = 512
     """Megabytes that each process of a program may reserve; an allocation beyond is a MemoryError."""
@@ -104,8 +104,11 @@ class PythonTool:
     def problem(self) -> str:
         """Why no program can be run here, found by running one; empty where it can."""
         with self._command() as words:
-            ran = subprocess.run(words, input=b"print(6 * 7)", capture_output=True, env=ENVIRONMENT, timeout=60)
-        return "" if ran.stdout == b"42\n" else ran.stderr.decode(errors="replace").strip()[-500:] or "no output"
+            ran = subprocess.run(
+                words, input=b"import fractions; print(6 * 7)", capture_output=True, env=ENVIRONMENT, timeout=60
+            )
+        said = (ran.stdout + ran.stderr).decode(errors="replace").strip()
+        return "" if ran.stdout == b"42\n" else said[-500:] or "no output"
 
     async def run(self, program: str) -> Ran:
         """Run a program to its end, or end it. SlimrlError where the sandbox itself fails."""

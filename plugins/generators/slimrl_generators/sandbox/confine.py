@@ -9,7 +9,6 @@ import sys
 from slimrl_generators.sandbox import linux
 
 KILL = 9
-NOBODY = 65534
 NETWORK = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo")
 """What Python announces before it uses a network."""
 
@@ -28,7 +27,7 @@ class Limits:
 
 def nobody_can_read(path: str) -> bool:
     """Whether a user who owns nothing can read a file; asked by root."""
-    os.seteuid(NOBODY)
+    os.seteuid(linux.NOBODY)
     can_read = os.access(path, os.R_OK, effective_ids=True)
     os.seteuid(0)
     return can_read
@@ -41,10 +40,8 @@ def confine(limits: Limits, has_namespaces: bool, is_nobody: bool) -> None:
     os.dup2(null, 0)
     os.close(null)
     if is_nobody:
-        os.chown(".", NOBODY, NOBODY)
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        os.chown(".", linux.NOBODY, linux.NOBODY)
+        linux.become_nobody()
     if has_namespaces:
         # A user namespace in the other: no rights over its mounts, and processes are counted from none again.
         linux.call("unshare", linux.NEW_USER)

@@ -11,12 +11,13 @@ NEW_MOUNTS, NEW_IPC, NEW_PROCESSES, NEW_NETWORK = 0x00020000, 0x08000000, 0x2000
 NO_SUID, BIND, RECURSIVE, PRIVATE = 2, 4096, 16384, 1 << 18
 DETACH = 2
 MOUNT_SETATTR, HERE, ALL_BELOW, READ_ONLY = 442, -100, 0x8000, 1
-DIE_WITH_PARENT, ADOPT, NO_NEW_PRIVILEGES = 1, 36, 38
+DIE_WITH_PARENT, DUMPABLE, ADOPT, NO_NEW_PRIVILEGES = 1, 4, 36, 38
 
 SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/nix/store", "/etc/ld.so.cache", "/etc/localtime")
 """What an interpreter and its libraries may be made of."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 WORK = "/tmp/python"
+NOBODY = 65534
 
 
 def call(name: str, *arguments: object) -> None:
@@ -33,7 +34,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def leave(size_bytes: int, shown: list[str]) -> bool:
-    """Enter namespaces of one's own; the next child is the first process there. Whether it can become nobody.
+    """Enter namespaces of one's own; the next child is the first process there. Whether it can still become nobody.
 
     The root folder holds the system's libraries, what is `shown`, and an empty current folder of a size.
     """
@@ -60,6 +61,13 @@ def leave(size_bytes: int, shown: list[str]) -> bool:
     return has_rights
 
 
+def become_nobody() -> None:
+    """Leave root for a user who owns nothing."""
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
 def enter() -> bool:
     """Unshare; whether with rights of root outside of them too."""
     uid, gid, others = os.getuid(), os.getgid(), NEW_MOUNTS | NEW_IPC | NEW_PROCESSES | NEW_NETWORK
@@ -67,8 +75,10 @@ def enter() -> bool:
         try:
             call("unshare", others)
             return True
-        except OSError:  # a root with few rights, as in most containers
-            pass
+        except OSError:  # a root with few rights; as root it would have processes without number
+            become_nobody()
+            prctl(DUMPABLE, 1)  # or the files below would be root's
+            uid = gid = NOBODY
     call("unshare", NEW_USER | others)
     for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
