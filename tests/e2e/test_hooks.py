@@ -79,7 +79,7 @@ def test_a_run_calls_every_function_that_is_written_for_slime(make_job: Callable
     assert json.loads(rows[0]["metadata"]) == {"from": "class", "seen": "step 0", "seen_again": "step 0"}
     assert set(rows[0]["loss_mask"]) == {0}
     assert [sum(row["loss_mask"]) for row in rows[1:]] == [len(row["tokens"]) for row in rows[1:]]
-    assert [row["advantage"] for row in rows] == [rows[0]["value"] - 0.5, 7.0, *(r["value"] - 0.5 for r in rows[2:])]
+    assert [row["advantage"] for row in rows] == [0.0, 7.0, *(row["value"] - 0.5 for row in rows[2:])]
     trained = next(row for row in job.metrics() if "train/loss" in row)
     assert not [name for name in trained if name.startswith("rollout/")]
     assert trained["train/num_tokens"] == sum(sum(row["loss_mask"]) for row in rows) - 1

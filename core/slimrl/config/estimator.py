@@ -21,6 +21,13 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
             f"--n-samples-per-prompt 1 with --advantage-estimator {name} trains nothing: a reward is compared with its "
             "group's mean, and a group of one is its own mean; set --n-samples-per-prompt 2 or more"
         )
+    post_process = config.rollout.custom_reward_post_process_path
+    changes_loss = traits.policy_loss != AdvantageTraits().policy_loss or traits.divides_by_max_length
+    if post_process is not None and name != GrpoConfig().advantage_estimator and not changes_loss:
+        yield (
+            f"--advantage-estimator {name} has no effect with --custom-reward-post-process-path {post_process}, whose "
+            "numbers are the advantages"
+        )
     for setting in SETTINGS:
         value = getattr(grpo, setting)
         if value != getattr(GrpoConfig(), setting) and setting not in traits.heeds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from slimrl.config import Config, RolloutConfig
+from slimrl.config import Config, GrpoConfig, RolloutConfig
 
 
 def makes_advantages(rollout: RolloutConfig) -> bool:
@@ -16,13 +16,19 @@ def check_hooks(config: Config) -> Iterator[str]:
     """Every broken rule, one sentence each."""
     yield from _rollout_function(config.rollout)
     yield from _data_source(config.rollout)
-    post_process = config.rollout.custom_reward_post_process_path
-    if post_process is not None:
-        why = f"with --custom-reward-post-process-path {post_process}, whose numbers are the advantages"
-        if config.grpo.advantage_estimator != type(config.grpo).advantage_estimator:
-            yield f"--advantage-estimator {config.grpo.advantage_estimator} has no effect {why}"
-        if config.grpo.disable_grpo_std_normalization:
-            yield f"--disable-grpo-std-normalization has no effect {why}"
+    yield from _reward_post_process(config)
+
+
+def _reward_post_process(config: Config) -> Iterator[str]:
+    function, defaults = config.rollout.custom_reward_post_process_path, GrpoConfig()
+    if function is None:
+        return
+    for name in ("disable_grpo_std_normalization", "kl_coef", "gamma", "lambd"):
+        if getattr(config.grpo, name) != getattr(defaults, name):
+            yield (
+                f"--{name.replace('_', '-')} has no effect with --custom-reward-post-process-path {function}, whose "
+                "numbers are the advantages"
+            )
 
 
 def _rollout_function(rollout: RolloutConfig) -> Iterator[str]:

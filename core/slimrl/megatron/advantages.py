@@ -49,22 +49,21 @@ def advantages_of(
 ) -> Advantages:
     """The advantages that come with a batch, else those of the estimator, which is called `name`; then `postprocess`.
 
-    `normalize` whitens the estimator's over all trained tokens. A token that is not trained on has its sample's mean.
+    `normalize` whitens them over all trained tokens. A token that is not trained on has its sample's mean.
     Raises TrainError for a number that is not finite, RolloutError for what `postprocess` does.
     """
+    seen = advantage_input(batch, known)
     if batch.advantages is not None:
-        per_sample = batch.advantages
-        per_token = np.repeat(per_sample, batch.response_lengths)
+        found = batch.advantages[seen.sample_of_token]
     else:
-        seen = advantage_input(batch, known)
-        estimated = estimate(seen).advantages
-        if normalize and len(estimated):
-            estimated = whiten(estimated, moments(estimated))
-        sums = np.bincount(seen.sample_of_token, estimated, len(batch))
-        per_sample = (sums / np.maximum(seen.num_tokens, 1)).astype(np.float32)
-        _check_finite(per_sample, batch, name)
-        per_token = np.repeat(per_sample, batch.response_lengths)
-        per_token[np.flatnonzero(batch.loss_mask)] = estimated
+        found = estimate(seen).advantages
+    if normalize and len(found):
+        found = whiten(found, moments(found))
+    sums = np.bincount(seen.sample_of_token, found, len(batch))
+    per_sample = (sums / np.maximum(seen.num_tokens, 1)).astype(np.float32)
+    _check_finite(per_sample, batch, name)
+    per_token = np.repeat(per_sample, batch.response_lengths)
+    per_token[np.flatnonzero(batch.loss_mask)] = found
     if postprocess is None:
         return Advantages(batch, per_token, per_sample)
     batch = replace(batch, loss_mask=batch.loss_mask.copy())  # Ray's arrays are read-only

@@ -1,0 +1,63 @@
+"""Functions of a run and the settings that they leave without effect, or cannot be used with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from slimrl.config import Config, EvalConfig, GrpoConfig
+from slimrl.config.check import check
+from slimrl.config.estimator import check_estimator
+from slimrl.config.hooks import check_hooks
+from slimrl.traits import AdvantageTraits
+
+Make = Callable[..., Config]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rollout_function_path": "a.py:f", "train_async": True}, "--async cannot be used with"),
+        ({"rollout_function_path": "a.py:f", "partial_rollout": True}, "--partial-rollout has no effect with"),
+        ({"rollout_function_path": "a.py:f", "max_sampling_rounds": 3}, "--max-sampling-rounds has no effect with"),
+        ({"data_source_path": "a.py:f", "num_epoch": 2}, "--num-epoch 2 cannot be counted with"),
+        ({"data_source_path": "a.py:f", "skip_bad_rows": True}, "--skip-bad-rows has no effect with"),
+        (
+            {"custom_reward_post_process_path": "a.py:f", "grpo": GrpoConfig(kl_coef=0.1)},
+            "--kl-coef has no effect with",
+        ),
+    ],
+)
+def test_a_setting_that_a_function_leaves_without_effect_is_refused(
+    make_config: Make, settings: dict[str, Any], said: str
+) -> None:
+    (found,) = check_hooks(make_config(**settings))
+    assert found.startswith(said)
+    assert "a.py:f" in found
+
+
+def test_an_estimator_that_only_estimates_is_refused_beside_a_reward_post_process(make_config: Make) -> None:
+    grpo = GrpoConfig(advantage_estimator="mine")
+    config = make_config(custom_reward_post_process_path="a.py:f", grpo=grpo)
+    (said,) = check_estimator(config, AdvantageTraits())
+    assert said.startswith("--advantage-estimator mine has no effect with --custom-reward-post-process-path a.py:f")
+    assert list(check_estimator(config, AdvantageTraits(policy_loss="cispo"))) == []
+
+
+def test_prompts_of_a_data_source_need_no_file(make_config: Make) -> None:
+    assert any("--prompt-data is required" in said for said in check(make_config(prompt_data=())))
+    said = check(make_config(prompt_data=(), data_source_path="a.py:f"))
+    assert not any("--prompt-data" in one for one in said)
+
+
+def test_an_evaluation_function_needs_no_sets(make_config: Make) -> None:
+    def said(**settings: Any) -> list[str]:
+        return [one for one in check(make_config(eval=EvalConfig(**settings))) if "eval" in one]
+
+    assert said(eval_interval=1) == [
+        "--eval-interval needs --eval-prompt-data: pairs of a name and a path (or --eval-config FILE)"
+    ]
+    assert said(eval_interval=1, eval_function_path="a.py:f") == []
+    assert said(eval_function_path="a.py:f") == ["--eval-function-path has no effect without --eval-interval"]
