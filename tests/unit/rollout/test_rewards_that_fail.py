@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slimrl import Completion, Group, Sample, SamplingParams, Score, Status, registry
+from slimrl import AdvantageInput, Completion, Group, Sample, SamplingParams, Score, Status, registry
 from slimrl.config import GrpoConfig
 from slimrl.data.buffer import Buffer
 from slimrl.errors import RolloutError
@@ -102,7 +102,9 @@ def test_one_hang_and_one_raise_in_fifty_are_counted_named_and_in_no_groups_mean
     np.testing.assert_array_equal(batch.rewards, batch.sample_ids % 2)
     assert metrics["rollout/reward_mean"] == 46 / 96
     grpo = registry.load(warn=False).resolve("advantage", "grpo").make(Options([GrpoConfig()]))
-    advantages = grpo(batch.rewards, batch.group_ids)
+    lengths = batch.response_lengths.astype(np.int64)
+    seen = AdvantageInput(batch.rewards, batch.group_ids, batch.rollout_ids, lengths, batch.log_probs)
+    advantages = grpo(seen)
     hung = advantages[batch.group_ids == 0]
     assert len(hung) == 9
     assert abs(float(hung.sum())) < 1e-4

@@ -218,8 +218,8 @@ def in_place(rewards: Any, group_ids: Any) -> Any:
     return rewards
 
 
-def backwards(rewards: Any, group_ids: Any) -> Any:
-    return -grpo(rewards, group_ids)
+def backwards(rollout: Any) -> Any:
+    return -grpo(rollout)
 
 
 def first_of_the_batch(rewards: Any, group_ids: Any) -> Any:
