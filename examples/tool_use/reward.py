@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-from slimrl import Sample
+from slimrl import Sample, Status
 
 
 def score(sample: Sample) -> float:
-    """1 for the product in a reply after a call, else 0."""
+    """1 for the product in a reply that calls nothing any more and stands behind one that did, else 0."""
     replies = [m["content"] for m in sample.metadata["tool_use"]["messages"] if m["role"] == "assistant"]
     numbers = re.findall(r"-?\d+", replies[-1]) if replies else []
-    return float(sample.metadata["tool_calls"] > 0 and numbers[-1:] == [str(sample.label)])
+    is_over = sample.metadata["tool_calls"] > 0 and sample.status is Status.COMPLETED
+    return float(is_over and numbers[-1:] == [str(sample.label)])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,18 @@ from typing import Any
 
 import pytest
 
-from slimrl import ChatTemplate, PlainTemplate, Sample, SamplingParams, SlimrlError, Status, UsageError
+from slimrl import (
+    ChatTemplate,
+    Completion,
+    PlainTemplate,
+    Sample,
+    SamplingParams,
+    SlimrlError,
+    Status,
+    UsageError,
+    load_target,
+)
+from slimrl.cli import check as check_command
 from slimrl.config import CkptConfig, RolloutConfig
 from slimrl.registry.options import Options
 from slimrl.testing.fake_engine import FakeEngine
@@ -26,6 +39,7 @@ from slimrl_generators.tool_format import messages_of, read_calls
 from slimrl_generators.tool_use import ToolUseOptions, make, open_toolbox, tool_use
 from slimrl_generators.tools import Tool, function_tool, python_tool, shorten
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tool_use"
 SAMPLING = SamplingParams(max_new_tokens=400, sampling_seed=7)
 TOOLS = '''
 import asyncio, time
@@ -430,3 +444,63 @@ def test_smollm2_uses_blocks_of_code_and_its_template_goes_on(small_model: Path,
     tail = template.tail([*messages, *answer], 2, [], -1)
     assert tail is not None
     assert tail[1] == "<|im_end|>\n<|im_start|>user\n```output\n1\n```<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_slimrl_check_finds_nothing(byte_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--tool-format", "python", "--hf-checkpoint", str(byte_checkpoint)]
+    assert check_command.main(["tool_use", *flags]) == 0
+    assert "0 warnings, 0 failures\n" in capsys.readouterr().out
+
+
+def example(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (EXAMPLE / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_the_examples_data_is_what_its_script_writes_and_asks_nothing_twice() -> None:
+    before = example("train"), example("test")
+    subprocess.run([sys.executable, str(EXAMPLE / "make_data.py")], check=True, timeout=60)
+    assert (example("train"), example("test")) == before
+    questions = [row["input"][-1]["content"] for row in before[0] + before[1]]
+    assert len(set(questions)) == len(questions)
+
+
+def test_the_example_can_only_be_won_with_a_call(python: Tool, template: ChatTemplate) -> None:
+    _, score = load_target(f"{EXAMPLE}/reward.py:score", "--custom-rm-path")
+
+    def earned(*replies: str) -> float:
+        sample = make_sample("", 1035, {}, "What is 23 * 45?", status=Status.PENDING)
+        return score(fill([python], template, FakeEngine(replies), sample, tool_format="python", max_tool_turns=1))
+
+    assert earned("```python\nprint(23 * 45)\n```", "It is 1035") == 1.0
+    assert earned("```python\nprint(23 * 45)\n```", "It is 1036") == 0.0
+    assert earned("It is 1035") == earned("```python\n1035", "```python\n1035") == 0.0
+
+
+def test_a_real_model_works_products_out_in_python(small_model: Path, python: Tool) -> None:
+    from slimrl.engines.embedded.engine import Engine
+    from slimrl.engines.embedded.options import EngineOptions
+    from slimrl.engines.embedded.params import Sampling
+    from slimrl.engines.embedded.request import Request
+
+    template = ChatTemplate.open(small_model)
+    engine = Engine(EngineOptions(small_model, random_seed=0))
+
+    class Client(FakeEngine):
+        async def generate(self, input_ids: Sequence[int], sampling: SamplingParams, **kwargs: Any) -> Completion:
+            request = Request("r", tuple(input_ids), Sampling(max_new_tokens=24, temperature=0.0), seed=0)
+            engine.generate([request])
+            tokens = request.output_ids
+            return Completion(tokens, request.log_probs, [0] * len(tokens), template.text(tokens), "stop")
+
+    _, score = load_target(f"{EXAMPLE}/reward.py:score", "--custom-rm-path")
+    try:
+        for row in example("test")[:3]:
+            prompt_tokens = template.render(row["input"], [])
+            sample = Sample(0, 0, 0, row["input"], prompt_tokens, row["label"], {})
+            fill([python], template, Client(), sample, max_tool_turns=1)
+            assert sample.prompt_tokens == prompt_tokens
+            if score(sample) == 1.0:
+                break
+    finally:
+        engine.close()
+    assert score(sample) == 1.0
