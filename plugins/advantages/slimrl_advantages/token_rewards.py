@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from slimrl import AdvantageInput, UsageError, kl_estimate
+from slimrl import AdvantageInput, UsageError
 from slimrl.config import GrpoConfig
 
 
@@ -18,7 +18,9 @@ def kl_penalty(rollout: AdvantageInput, config: GrpoConfig) -> NDArray[np.float6
             f"--kl-coef {config.kl_coef} needs log-probs of the policy and of the reference model, and there are none "
             "here; slimrl rescore cannot compare the advantages of such a run"
         )
-    import torch
+    import torch  # listing the plugins needs neither
+
+    from slimrl import kl_estimate
 
     log_probs, reference = (torch.tensor(x, dtype=torch.float64) for x in (rollout.log_probs, rollout.ref_log_probs))
     estimate: NDArray[np.float64] = kl_estimate(log_probs, reference, config.kl_loss_type).numpy()
