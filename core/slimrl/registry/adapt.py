@@ -69,6 +69,8 @@ def adapt(kind: AnyKind, target: Any, reference: str, *, group: bool = False) ->
         return _data_source(target, signature, reference)
     if is_slime and kind == "dynamic_filter":
         return Adapted("slime", is_async, lambda options: legacy.bind_dynamic_filter(target, options))
+    if is_slime and kind == "buffer_filter":
+        return Adapted("slime", is_async, lambda options: legacy.bind_buffer_filter(target, options))
     if is_slime and kind == "generator":
         return Adapted("slime", is_async, lambda options: slime_generator.bind(target, options, signature))
     if is_slime:

@@ -89,7 +89,12 @@ KINDS: Final = MappingProxyType(
             "(args, samples, **kwargs)",
         ),
         "buffer_filter": KindSpec(
-            "buffer filter", "slimrl_offer_buffer_filters", "--buffer-filter-path", "(buffer, count)", 2
+            "buffer filter",
+            "slimrl_offer_buffer_filters",
+            "--buffer-filter-path",
+            "(buffer, count)",
+            2,
+            "(args, rollout_id, buffer, num_samples)",
         ),
         "generator": KindSpec(
             "generator",

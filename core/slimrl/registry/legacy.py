@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from slimrl.protocols import DynamicFilter, PluginOptions, Reward, RewardValue
+from slimrl.protocols import BufferFilter, DynamicFilter, PluginOptions, Reward, RewardValue
 from slimrl.registry.slime_arguments import SlimeArguments
-from slimrl.registry.slime_sample import SlimeSample
+from slimrl.registry.slime_sample import SlimeSample, views
 from slimrl.types import Group, Sample, Verdict
 
 WELL_KNOWN: Final = MappingProxyType(
@@ -69,3 +69,24 @@ def bind_dynamic_filter(function: Callable[..., Any], options: PluginOptions) ->
         return Verdict(bool(result.keep), str(result.reason or ""), insufficient)
 
     return keep
+
+
+def bind_buffer_filter(function: Callable[..., Any], options: PluginOptions) -> BufferFilter:
+    """slime's `(args, rollout_id, buffer, num_samples)`, which takes lists of samples out of the buffer.
+
+    `rollout_id` is None, as in slime. A group that is returned leaves the buffer, one that is removed does too.
+    """
+    arguments = SlimeArguments(options)
+
+    def take(buffer: list[Group], count: int) -> list[Group]:
+        groups = [(group, views(group)) for group in buffer]
+        shown = [entries for _, entries in groups]
+        returned = list(function(arguments, None, shown, count))
+        by_entries = {id(entries): group for group, entries in groups}
+        if any(id(entries) not in by_entries for entries in returned):
+            raise ValueError("it returned a group that is not in the buffer")
+        left = {id(entries) for entries in shown} - {id(entries) for entries in returned}
+        buffer[:] = [group for group, entries in groups if id(entries) in left]
+        return [by_entries[id(entries)] for entries in returned]
+
+    return take

@@ -111,16 +111,27 @@ class PluginSet:
         """The generator of an evaluation set: its own, else that of training."""
         return self.generate_by_set.get(eval_set, self.generate)
 
+    def reference_of(self, generate: Generate) -> str:
+        """How a generator of this set was named."""
+        own = (self.set_generators[name] for name, made in self.generate_by_set.items() if made is generate)
+        return next(own, self.resolved["generator"]).reference
+
     @cached_property
     def dynamic_filter(self) -> DynamicFilter | None:
         """The group filter, if one is used."""
         found = self.resolved.get("dynamic_filter")
-        return None if found is None else cast(DynamicFilter, found.make(self.options))
+        return None if found is None else cast(DynamicFilter, self._called(found))
 
     @cached_property
     def buffer_filter(self) -> BufferFilter:
         """How groups leave the buffer."""
-        return cast(BufferFilter, self.resolved["buffer_filter"].make(self.options))
+        return cast(BufferFilter, self._called(self.resolved["buffer_filter"]))
+
+    def _called(self, found: Resolved) -> RunHookFunction:
+        """A plain function of the rollout: what it raises is told with its name."""
+        hook = RunHookFunction(found, self.options)
+        _ = hook.function  # made now: PluginError if it cannot be
+        return hook
 
     @cached_property
     def advantage(self) -> Advantage | TokenAdvantage:

@@ -122,7 +122,7 @@ def test_a_wrong_number_of_parameters_names_both_shapes() -> None:
         ("reward", 3, "is int, not a function (sample)"),
         ("generator", lambda sample, sampling, engine: sample, "must be `async def`"),
         ("dynamic_filter", WithCall(), "make it `def`"),
-        ("buffer_filter", lambda args, rollout_id, buffer, num: [], "a buffer filter takes (buffer, count)"),
+        ("buffer_filter", lambda buffer: [], "a buffer filter takes (buffer, count), or slime's (args, rollout_id"),
         ("tracker", lambda step, metrics: None, "an object with log(step, metrics) and close()"),
     ],
 )

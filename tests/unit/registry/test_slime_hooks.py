@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from slimrl import Sample, SamplingParams, Status
+from slimrl import Group, Sample, SamplingParams, Status
 from slimrl.config import EvalConfig, GrpoConfig, RolloutConfig
 from slimrl.errors import PluginError, RolloutError
 from slimrl.registry import RUN_HOOKS, Options, RunHookFunction, load
@@ -298,3 +298,30 @@ def test_the_page_has_the_parameters_of_every_function_of_a_run(kind: Any) -> No
         assert all(
             name in row_of(spec.flag) for name in re.findall(r"\w+", words.partition(" which")[0].replace(" and ", " "))
         )
+
+
+def test_slimes_buffer_filter_takes_lists_of_samples_out_of_the_buffer() -> None:
+    def pop_longest(args: Any, rollout_id: Any, buffer: list[Any], num_samples: int) -> list[Any]:
+        buffer.sort(key=lambda group: -group[0].response_length)
+        taken, buffer[:] = buffer[:num_samples], buffer[num_samples:]
+        del buffer[-1]
+        return taken
+
+    groups = [Group(place, [sample(tokens)]) for place, tokens in enumerate((1, 3, 0, 2))]
+    buffer = list(groups)
+    take = adapt("buffer_filter", pop_longest, "ref").bind(OPTIONS)
+    assert take(buffer, 1) == [groups[1]]
+    assert buffer == [groups[0], groups[3]]
+    stray = adapt("buffer_filter", lambda args, rollout_id, buffer, num_samples: [[]], "ref").bind(OPTIONS)
+    with pytest.raises(ValueError, match="a group that is not in the buffer"):
+        stray(buffer, 1)
+
+
+def test_what_a_filter_raises_is_told_with_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "filters.py"
+    file.write_text("def keep(group):\n    return 1 / 0\n")
+    references = PluginReferences(RewardReferences(), dynamic_filter=f"{file}:keep")
+    keep = resolve_all(references, Options([RolloutConfig(), GrpoConfig()])).dynamic_filter
+    assert keep is not None
+    with pytest.raises(RolloutError, match=r"dynamic filter '.*filters.py:keep' raised ZeroDivisionError"):
+        keep(Group(0, [sample()]))
