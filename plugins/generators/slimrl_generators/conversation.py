@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 from slimrl import (
     ChatTemplate,
@@ -65,7 +66,7 @@ class Conversation:
                 state["begun"] = [0, 0]
         self._state: dict[str, Any] = state  # JSON
         sample.metadata[name] = state
-        if self.unanswered is not None:  # it was cut off while what is told next was made
+        if self._is_unanswered:
             sample.status = Status.TRUNCATED if self._next_sampling(0) is None else Status.COMPLETED
 
     @property
@@ -79,18 +80,22 @@ class Conversation:
         """Replies that are finished."""
         return sum(message["role"] == "assistant" for message in self.messages)
 
-    @property
-    def unanswered(self) -> str | None:
-        """The last reply, where nothing was told since."""
-        last = self.messages[-1] if self.messages else {"role": "user"}
-        return str(last["content"]) if last["role"] == "assistant" else None
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Where the run has enough and cancels in between, what the sample has is whole: it can go on from there."""
+        if isinstance(error, asyncio.CancelledError) and self.sample.tokens:
+            self.sample.status, self.sample.reason = Status.ABORTED, "cut off between two turns"
 
     async def reply(self) -> str | None:
         """The model's next reply, or one that was cut off with its rest; None where there is none.
 
         The status says what it is then: TRUNCATED without budget, ABORTED by the engine. A reply that its length has
-        cut leaves TRUNCATED too, and is the last one.
+        cut leaves TRUNCATED too, and is the last one. It is the same one again until something is told.
         """
+        if self._is_unanswered:  # the sample was cut off while what is told next was made
+            return str(self.messages[-1]["content"])
         sample, begun = self.sample, self._state.get("begun")
         token, letter = begun or (len(sample.tokens), len(sample.response))
         sampling = self._next_sampling(0)
@@ -141,6 +146,10 @@ class Conversation:
     def set_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the sample's metadata, all but the conversation's own."""
         self.sample.metadata = {**metadata, self._name: self._state}
+
+    @property
+    def _is_unanswered(self) -> bool:
+        return bool(self.messages) and self.messages[-1]["role"] == "assistant"
 
     def _next_sampling(self, more: int) -> SamplingParams | None:
         """How a reply behind `more` further tokens would be sampled; None where there is no room for one."""

@@ -66,14 +66,8 @@ def multi_turn(environment: Call, template: Callable[[], Template], max_turns: i
     @continues_samples
     async def generate(sample: Sample, sampling: SamplingParams, engine: EngineClient) -> Sample:
         """Talk until one of them is done; raises what the environment raises."""
-        talk = Conversation(sample, sampling, engine, template(), name=NAME)
-        try:
-            while True:
-                reply = talk.unanswered  # of a sample that was cut off while the environment was asked
-                if reply is None:
-                    reply = await talk.reply()
-                if reply is None:
-                    break
+        with Conversation(sample, sampling, engine, template(), name=NAME) as talk:
+            while (reply := await talk.reply()) is not None:
                 said = await _ask(environment, talk, reply, timeout_s)
                 if said is None or sample.status is Status.TRUNCATED:
                     break
@@ -82,10 +76,6 @@ def multi_turn(environment: Call, template: Callable[[], Template], max_turns: i
                     break
                 if not talk.tell(*said):
                     break
-        except asyncio.CancelledError:
-            if sample.tokens:  # what it has is whole: it can go on from there
-                sample.status, sample.reason = Status.ABORTED, "cut off between two turns"
-            raise
         return sample
 
     return generate

@@ -153,15 +153,10 @@ def tool_use(tools: Sequence[Tool], template: Callable[[], Template], options: T
         box = toolbox()
         allowed = box.of(sample)
         box.show(sample)
-        talk = Conversation(sample, sampling, engine, box.template, name=NAME, tools=box.schemas(sample))
-        sample.metadata.setdefault("tool_calls", 0)
-        sample.metadata.setdefault("tool_errors", 0)
-        try:
+        with Conversation(sample, sampling, engine, box.template, name=NAME, tools=box.schemas(sample)) as talk:
+            sample.metadata.setdefault("tool_calls", 0)
+            sample.metadata.setdefault("tool_errors", 0)
             await converse(talk, box, allowed)
-        except asyncio.CancelledError:
-            if sample.tokens:  # what it has is whole: it can go on from there
-                sample.status, sample.reason = Status.ABORTED, "cut off between two turns"
-            raise
         return sample
 
     return generate
@@ -171,9 +166,7 @@ async def converse(talk: Conversation, box: Toolbox, tools: Sequence[Tool]) -> N
     """Reply, calls, answers, and again."""
     sample = talk.sample
     while True:
-        reply = talk.unanswered  # of a sample that was cut off while its tools ran
-        if reply is None:
-            reply = await talk.reply()
+        reply = await talk.reply()
         if reply is None or sample.status is Status.TRUNCATED:
             return
         calls, malformed = read_calls(reply, box.format)
