@@ -39,6 +39,8 @@ class FillSettings:
     """Give up at the first sample that could not be scored."""
     falls_back: bool = False
     """Fill the batch with dropped groups instead of giving up."""
+    left: int | None = None
+    """Groups that the rest of the run trains on, with this batch; no prompt is taken that would be beyond them."""
 
 
 @dataclass
@@ -124,7 +126,11 @@ def _start(
     # Refill by what is missing: the cushion of surplus groups in flight stays as large as it was at the start.
     missing = max(settings.in_flight - kept - running, 0)
     groups = buffer.take(missing)
-    groups += source.take(missing - len(groups))
+    new = missing - len(groups)
+    if settings.left is not None:
+        under_way = kept + running + len(groups) + len(buffer.groups)
+        new = max(min(new, settings.left - under_way), not running and not groups)
+    groups += source.take(new)
     return {asyncio.create_task(_produced(group, produce), name=f"group-{group.group_id}") for group in groups}
 
 

@@ -80,7 +80,7 @@ class RolloutManager:
             keeps_partial=config.partial_rollout,
             continues=does_continue(plugins.generate),
         )
-        self._hooks = RolloutHooks(plugins)
+        self._hooks = RolloutHooks(plugins, run.event)
         self._activity = Activity()
         self._stream = self._open_stream() if config.train_async else None
         self._never_varied = NeverVaried()
@@ -143,7 +143,7 @@ class RolloutManager:
         """A batch, and metrics of a function of the user's that filled it."""
         hook = self._plugins.hook("rollout_function")
         if hook is None:
-            return await (self._fill(version) if self._stream is None else self._stream.batch(step, version)), {}
+            return await (self._fill(step, version) if self._stream is None else self._stream.batch(step, version)), {}
         sampling, gate = self._settings.sampling(), Gate(self._engine, self._settings.concurrency)
         rollout = Rollout(
             step,
@@ -156,16 +156,17 @@ class RolloutManager:
         )
         return await fill_with(hook, rollout, self._scorer.score, self._settings.fill())
 
-    async def _fill(self, version: int) -> Filled:
+    async def _fill(self, step: int, version: int) -> Filled:
         """A batch for which everything is generated now."""
         config = self._settings.rollout
+        assert config.num_rollout is not None, "derived with the configuration"
         gate = Gate(self._engine, self._settings.concurrency)
         filled = await fill(
             self.source,
             self.buffer,
             self._produce_partial(gate, version),
             self._plugins.dynamic_filter,
-            self._settings.fill(),
+            replace(self._settings.fill(), left=(config.num_rollout - step) * self._settings.batch_size),
             gate.shut if config.partial_rollout else None,
         )
         if not config.partial_rollout and not all(is_finished(group) for group in self.buffer.groups):

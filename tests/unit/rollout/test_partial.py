@@ -183,6 +183,39 @@ def test_every_prompt_is_trained_once_or_accounted_for_whatever_fails_or_is_kill
     run()
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    extra=st.integers(0, 9),
+    order=st.sampled_from(range(len(ORDERS))),
+    is_partial=st.booleans(),
+    kill=st.integers(0, 3),
+)
+def test_every_prompt_of_a_run_is_trained_once_and_none_is_handed_out_beyond_it(
+    seed: int, extra: int, order: int, is_partial: bool, kill: int
+) -> None:
+    """Without a filter the prompts of all steps are those of an uninterrupted run, wherever a kill goes back to."""
+    source, buffer = a_source(5), a_buffer(ORDERS[order], partial=is_partial)
+    engine = SimulatedEngine(seed)
+    stored: dict[int, list[int]] = {}
+    step, checkpoint = 0, (0, json.dumps([source.state(), buffer.state()]))
+    while step < 4:
+        how = FillSettings(3, 3 + extra, max_finished=99, left=(4 - step) * 3)
+        filled = asyncio.run(one_step(source, buffer, engine, step, how, is_partial=is_partial, seed=seed))
+        stored[step] = [group.group_id for group in filled.kept]
+        step += 1
+        if step == 2:
+            checkpoint = (step, json.dumps([source.state(), buffer.state()]))
+        if step == kill:
+            kill, step, state = -1, checkpoint[0], json.loads(checkpoint[1])
+            source, buffer = a_source(5), a_buffer(ORDERS[order], partial=is_partial)
+            source.restore(state[0])
+            buffer.restore(state[1])
+    assert sorted(group for ids in stored.values() for group in ids) == list(range(12))
+    assert source.position.next_group_id == 12
+    assert buffer.groups == []
+
+
 def cut_off_step(*, mask: bool = False, is_partial: bool = True, continues: bool = True) -> tuple[Any, ...]:
     """Two steps of which the first cuts something off: source, buffer, both engines' requests, the second's batch."""
     for seed in range(100):
