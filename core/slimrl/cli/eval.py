@@ -77,7 +77,7 @@ async def _run(job: Job, sets: Sequence[EvalSet], engine_urls: Sequence[str]) ->
     from slimrl.scoring import Scorer
     from slimrl.types import Group
 
-    rollout, own, hooks = job.config.rollout, job.settings, RolloutHooks(job.plugins)
+    rollout, own, hooks = job.config.rollout, job.settings, RolloutHooks(job.plugins, job.run.event)
     hooks.step = job.step
     results: dict[str, list[Group]] = {}
     console = Console(stderr=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from slimrl.registry.plugin_set import PluginSet
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.registry.slime_sample import SlimeSample, views
 from slimrl.rollout.batch import advantages_of, check_batch, make_batch, trainable
+from slimrl.rollout.blocking import BlockingWatch
 from slimrl.rollout.produce import generated
 from slimrl.rollout.slime_groups import SlimeSupply, shown_groups, write_back
 from slimrl.rollout.supply import Supply
@@ -28,16 +29,18 @@ class RolloutHooks:
     names it and what it raised.
     """
 
-    def __init__(self, plugins: PluginSet) -> None:
+    def __init__(self, plugins: PluginSet, on_event: Callable[..., None]) -> None:
+        """`on_event` is told of a generator that blocks, as an event of the run."""
         self._plugins = plugins
+        self._watch = BlockingWatch(lambda name, seconds: on_event("blocked", generator=name, seconds=seconds))
         self._of_samples = plugins.hooks("sample_hook")
         self.step = 0
         """The step that is generated for or evaluated; slime calls it rollout_id."""
 
     def around(self, generate: Generate, *, evaluation: bool = False) -> Generate:
-        """The generator as it is for an evaluation or not, with the sample hooks after it."""
-        if evaluation:
-            generate = in_evaluation(generate)
+        """The generator as it is for an evaluation or not, watched, with the sample hooks after it."""
+        reference = self._plugins.reference_of(generate)
+        generate = self._watch.watched(in_evaluation(generate) if evaluation else generate, reference)
         if not self._of_samples:
             return generate
 

@@ -45,9 +45,11 @@ def hooks(**functions: Any) -> RolloutHooks:
     """The hooks of a run, by kind."""
     found = {kind: hook(kind, function) for kind, function in functions.items()}
     plugins: Any = SimpleNamespace(
-        hook=found.get, hooks=lambda kind: [found[kind]] if kind in found else []
+        hook=found.get,
+        hooks=lambda kind: [found[kind]] if kind in found else [],
+        reference_of=lambda generate: "mine.py:generate",
     )  # stands for a plugin set
-    made = RolloutHooks(plugins)
+    made = RolloutHooks(plugins, lambda name, **fields: None)
     made.step = 7
     return made
 
