@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -242,6 +243,12 @@ def test_no_samples_have_no_advantages() -> None:
 def test_only_estimators_that_compare_a_group_refuse_groups_of_one() -> None:
     compare = {name for name in ALL if advantage_traits_of(estimator(name)).compares_group}
     assert compare == set(GROUP_RELATIVE)
+
+
+def test_the_estimator_that_the_page_shows_passes_every_check(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/algorithms.md").read_text(encoding="utf-8")
+    (tmp_path / "surprise.py").write_text(page.split("```python\n")[1].split("```")[0])
+    assert [f for f in suite("advantage", f"{tmp_path}/surprise.py:surprise") if f.outcome != "ok"] == []
 
 
 def test_each_estimator_names_its_loss() -> None:

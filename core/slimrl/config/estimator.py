@@ -44,5 +44,7 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
             f"--calculate-per-token-loss has no effect with --advantage-estimator {name}, which divides every rollout's "
             "loss by --rollout-max-response-len"
         )
+    if traits.needs_values:
+        yield f"--advantage-estimator {name} needs a critic's values, and the trainer has none; choose another estimator"
     if traits.needs_normalization and not grpo.normalize_advantages:
         yield f"--advantage-estimator {name} needs --normalize-advantages"

@@ -33,6 +33,11 @@ def test_a_setting_that_the_estimator_does_not_heed_is_refused(make_config: Make
     assert list(check_estimator(config, AdvantageTraits(heeds=frozenset({setting})))) == []
 
 
+def test_an_estimator_that_needs_a_critic_is_refused(make_config: Make) -> None:
+    (said,) = check_estimator(make_config(), AdvantageTraits(needs_values=True))
+    assert said.startswith("--advantage-estimator grpo needs a critic's values")
+
+
 def test_an_estimator_may_ask_for_normalised_advantages(make_config: Make) -> None:
     traits = AdvantageTraits(needs_normalization=True)
     assert list(check_estimator(make_config(), traits)) == ["--advantage-estimator grpo needs --normalize-advantages"]
