@@ -38,7 +38,7 @@ def main() -> None:
         if child:
             os.close(theirs)
             watch(child, has_namespaces)
-            return
+            os._exit(0)  # Python's own end takes milliseconds
         os.close(ours)
         limits = confine.Limits(int(timeout_s), int(memory_bytes), int(file_bytes), int(processes))
         confine.confine(limits, has_namespaces, is_nobody)
