@@ -73,8 +73,8 @@ class Gate:
         self.is_shut = True
         deadline = asyncio.get_running_loop().time() + MAX_ABORT_S
         wait_s = FIRST_WAIT_S
+        await self._engine.abort_all()  # what a generator asked the engine for by itself is not counted here
         while self._in_flight:
-            await self._engine.abort_all()
             # A request that was on its way to the engine is not there to be ended: ask again.
             try:
                 await asyncio.wait_for(self._empty.wait(), wait_s)
@@ -83,3 +83,4 @@ class Gate:
                     logger.warning("%d requests did not end within %.0f s", self._in_flight, MAX_ABORT_S)
                     return
                 wait_s = min(2 * wait_s, 1.0)
+                await self._engine.abort_all()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from slimrl import Group, Sample, SamplingParams, Status
-from slimrl.config import EvalConfig, GrpoConfig, RolloutConfig
+from slimrl.config import CkptConfig, EvalConfig, GrpoConfig, RolloutConfig
 from slimrl.errors import PluginError, RolloutError
 from slimrl.registry import RUN_HOOKS, Options, RunHookFunction, load
 from slimrl.registry.adapt import adapt
@@ -23,6 +23,7 @@ from slimrl.registry.resolve import Resolved
 from slimrl.registry.rewards import RewardReferences
 from slimrl.registry.slime_sample import SlimeSample
 from slimrl.testing import FakeEngine
+from slimrl.tokenizer import load_tokenizer
 from slimrl.traits import in_evaluation
 
 OPTIONS = Options([RolloutConfig(reward_key="acc"), GrpoConfig()])
@@ -325,3 +326,15 @@ def test_what_a_filter_raises_is_told_with_its_name(tmp_path: Path) -> None:
     assert keep is not None
     with pytest.raises(RolloutError, match=r"dynamic filter '.*filters.py:keep' raised ZeroDivisionError"):
         keep(Group(0, [sample()]))
+
+
+def test_slimes_generator_sees_the_templated_text_of_a_prompt(tiny_checkpoint: Path) -> None:
+    async def generate(args: Any, sample: Any, sampling_params: Any) -> Any:
+        sample.metadata["seen"] = sample.prompt
+        return sample
+
+    options = Options([RolloutConfig(apply_chat_template=True), CkptConfig(hf_checkpoint=tiny_checkpoint)])
+    one = sample(tokens=0)
+    asyncio.run(adapt("generator", generate, "ref").bind(options)(one, SamplingParams(4), FakeEngine()))
+    assert one.metadata["seen"] == load_tokenizer(tiny_checkpoint).decode([1, 2])
+    assert one.prompt == "prompt"

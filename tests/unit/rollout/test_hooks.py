@@ -22,6 +22,7 @@ from slimrl.registry import Options, RunHookFunction
 from slimrl.registry.adapt import adapt
 from slimrl.registry.resolve import Resolved
 from slimrl.rollout.eval_function import Evaluation, evaluate_with
+from slimrl.rollout.gate import Gate
 from slimrl.rollout.hooks import RolloutHooks
 from slimrl.rollout.loop import FillSettings
 from slimrl.rollout.produce import produce
@@ -410,3 +411,15 @@ def test_a_data_source_of_ours_is_checked_and_its_prompts_are_encoded() -> None:
 
     with pytest.raises(RolloutError, match="made Group, which has no take, state, restore"):
         source(lambda options: pending(0))
+
+
+def test_a_full_batch_ends_what_a_generator_asked_the_engine_for_by_itself() -> None:
+    class Counted(FakeEngine):
+        aborts = 0
+
+        async def abort_all(self) -> None:
+            self.aborts += 1
+
+    engine = Counted()
+    asyncio.run(Gate(engine, 4).shut())
+    assert engine.aborts == 1
