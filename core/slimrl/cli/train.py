@@ -27,8 +27,8 @@ from slimrl.errors import ConfigError, UsageError
 from slimrl.megatron.shape import check_model_flags
 from slimrl.registry import Options, PluginReferences, PluginSelection, PluginSet, Registry, load, resolve_all
 from slimrl.registry.rewards import SetReference
-from slimrl.traits import advantage_traits_of
 from slimrl.registry.unused_options import unused_options
+from slimrl.traits import advantage_traits_of
 
 T = TypeVar("T")
 
