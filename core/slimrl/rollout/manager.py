@@ -206,6 +206,10 @@ class RolloutManager:
         spent = await self._engine.model_cpu_s()
         return self._engine.metrics() | ({} if spent is None else {"perf/engine_model_cpu_s": spent})
 
+    def publishing(self) -> None:
+        """The engines are about to stand still for new weights, until `published`."""
+        self._engine.publishing()
+
     def published(self, version: int, failed: Mapping[int, str]) -> None:
         """The engines have new weights, but for those that `failed`, by number with the reason."""
         self._engine.published(version, failed)
