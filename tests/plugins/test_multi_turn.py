@@ -437,10 +437,7 @@ def test_the_example_can_only_be_won_in_two_turns(template: ChatTemplate) -> Non
     assert earned("9 + 9 = 18", "It is 18.") == earned("9 + 9 = 18. Right?", max_turns=1) == 0.0
 
 
-def test_a_real_model_in_two_turns_says_what_transformers_says(small_model: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
+def test_a_real_models_two_turns_have_the_log_probs_of_the_whole(small_model: Path) -> None:
     from slimrl.engines.embedded.engine import Engine
     from slimrl.engines.embedded.options import EngineOptions
     from slimrl.engines.embedded.params import Sampling
@@ -452,27 +449,26 @@ def test_a_real_model_in_two_turns_says_what_transformers_says(small_model: Path
     engine = Engine(EngineOptions(small_model, random_seed=0))
     sent: list[list[int]] = []
 
+    def run(input_ids: Sequence[int], num_new: int, seed: int, score_from: int | None = None) -> Request:
+        request = Request("r", tuple(input_ids), Sampling(max_new_tokens=num_new), seed, score_from=score_from)
+        engine.generate([request])
+        return request
+
     class Client(FakeEngine):
         async def generate(self, input_ids: Sequence[int], sampling: SamplingParams, **kwargs: Any) -> Completion:
             sent.append(list(input_ids))
-            asked = Sampling(max_new_tokens=min(6, sampling.max_new_tokens))
-            request = Request("r", tuple(input_ids), asked, seed=sampling.sampling_seed or 0)
-            engine.generate([request])
-            assert request.finish_reason is not None
-            tokens = request.output_ids
-            return Completion(tokens, request.log_probs, [0] * len(tokens), template.text(tokens), "stop")
+            done = run(input_ids, 6, sampling.sampling_seed or 0)
+            text = template.text(done.output_ids)
+            return Completion(done.output_ids, done.log_probs, [0] * len(done.output_ids), text, "stop")
 
     try:
         fill(template, doubt, Client(), sample, max_turns=2)
+        whole = sample.prompt_tokens + sample.tokens
+        scored = run(whole, 1, 0, len(sample.prompt_tokens)).input_log_probs
     finally:
         engine.close()
-    whole = sample.prompt_tokens + sample.tokens
     assert sent[0] == sample.prompt_tokens
     assert sent[1] == whole[: len(sent[1])]
     assert f"<|im_end|>{BETWEEN.format('No.')}" in "".join(template.token_text(token) for token in whole)
-    model = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float32).eval()
-    with torch.inference_mode():
-        logits = model(torch.tensor([whole])).logits[0, len(sample.prompt_tokens) - 1 : -1]
-    wanted = torch.log_softmax(logits, -1).gather(1, torch.tensor(sample.tokens)[:, None])[:, 0]
-    mask = torch.tensor(sample.loss_mask, dtype=torch.bool)
-    assert (torch.tensor(sample.log_probs) - wanted)[mask].abs().max() < 1e-4
+    pairs = zip(sample.log_probs, scored, sample.loss_mask, strict=True)
+    assert max(abs(said - again) for said, again, mask in pairs if mask) < 1e-4

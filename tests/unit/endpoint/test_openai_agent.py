@@ -252,6 +252,21 @@ def test_options_are_checked_before_anything_starts(byte_checkpoint: Path, tmp_p
     assert callable(made(AgentOptions(agent_path="json:loads")))
 
 
+def test_the_template_has_the_variables_of_the_prompts(byte_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text(
+        "import openai\n\n\n"
+        "async def act(base_url, api_key, sample):\n"
+        "    async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key) as client:\n"
+        "        await client.chat.completions.create(model='m', messages=[{'role': 'user', 'content': 'One?'}])\n"
+    )
+    agent = AgentOptions(agent_path=f"{tmp_path}/agent.py:act")
+    rollout = RolloutConfig(apply_chat_template_kwargs='{"add_generation_prompt": false}')
+    generate = make(Options([agent, CkptConfig(hf_checkpoint=byte_checkpoint), rollout]))
+    engine = FakeEngine("7")
+    asyncio.run(generate(pending(), SAMPLING, engine))
+    assert engine.requests[0].text == "user\nOne?\n"
+
+
 def test_a_file_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert AgentOptions(agent_path="agent.py:act").agent_path == f"{tmp_path}/agent.py:act"
