@@ -19,6 +19,7 @@ from slimrl import (
     SamplingParams,
     SlimrlError,
     Status,
+    ToolCall,
     UsageError,
     absolute_reference,
     continues_samples,
@@ -164,26 +165,33 @@ def tool_use(tools: Sequence[Tool], template: Callable[[], Template], options: T
 
 async def converse(talk: Conversation, box: Toolbox, tools: Sequence[Tool]) -> None:
     """Reply, calls, answers, and again."""
-    sample = talk.sample
-    while True:
-        reply = await talk.reply()
-        if reply is None or sample.status is Status.TRUNCATED:
-            return
+    sample, is_plain = talk.sample, not isinstance(box.template, ChatTemplate)
+    while (reply := await talk.reply()) is not None and sample.status is not Status.TRUNCATED:
         calls, malformed = read_calls(reply, box.format)
         if not calls and not malformed:
             return
         if talk.turns > box.max_turns:
             sample.status = Status.TRUNCATED
             return
-        answers = await asyncio.gather(*(answer(call, tools, box.max_chars) for call in calls[:MAX_CALLS]))
-        too_many = [Answer(f"Error: one reply may call {MAX_CALLS} tools.", False) for _ in calls[MAX_CALLS:]]
-        answers += [*too_many, *(Answer(MALFORMED, False) for _ in range(malformed))]
+        answers = await run_calls(calls[:MAX_CALLS], tools, box.max_chars)
+        answers += [Answer(f"Error: one reply may call {MAX_CALLS} tools.", False)] * len(calls[MAX_CALLS:])
+        answers += [Answer(MALFORMED, False)] * malformed
         sample.metadata["tool_calls"] += len(answers)
         sample.metadata["tool_errors"] += sum(not one.is_ok for one in answers)
         names = [*(call.name for call in calls), *["error"] * malformed]
         told = [(name, one.text) for name, one in zip(names, answers, strict=True)]
-        if not talk.tell(*messages_of(told, box.format, box.role, is_plain=not isinstance(box.template, ChatTemplate))):
+        if not talk.tell(*messages_of(told, box.format, box.role, is_plain=is_plain)):
             return
+
+
+async def run_calls(calls: Sequence[ToolCall], tools: Sequence[Tool], max_chars: int) -> list[Answer]:
+    """What came of calls that ran at once; where one fails the sample, the others are ended."""
+    running = [asyncio.ensure_future(answer(call, tools, max_chars)) for call in calls]
+    try:
+        return await asyncio.gather(*running)
+    finally:
+        for task in running:
+            task.cancel()
 
 
 def open_toolbox(tools: Sequence[Tool], template: Template, options: ToolUseOptions) -> Toolbox:
