@@ -98,6 +98,10 @@ class ManagerActor:
         """One batch and its metrics."""
         return await self._manager.generate(step, version)
 
+    async def publishing(self) -> None:
+        """The engines are about to get new weights."""
+        self._manager.publishing()
+
     async def published(self, version: int, failed: Mapping[int, str]) -> None:
         """The engines have new weights, but for those that `failed`, by number with the reason."""
         self._manager.published(version, failed)

@@ -83,7 +83,9 @@ class Crew:
 
     def publish(self, version: int) -> Mapping[str, float]:
         """Give the engines the trainer's weights; one that they did not reach serves no more until it has them."""
+        told = self._manager.publishing.remote()
         metrics, failed = self._wait(self._trainer.publish.remote(version))
+        self._wait(told)
         self._wait(self._manager.published.remote(version, failed))
         return metrics  # type: ignore[no-any-return]
 

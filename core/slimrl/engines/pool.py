@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from types import TracebackType
 from typing import Final, Self
 
@@ -55,6 +56,7 @@ class EnginePool:
         )
         self._prefixes = Prefixes()
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._turns = count()
         self._num_aborts = 0
         self._num_moved = 0
 
@@ -74,8 +76,9 @@ class EnginePool:
 
     @property
     def url(self) -> str:
-        """The address of an engine that serves, for whoever speaks HTTP to it."""
-        return (self._rotation.alive or self._rotation.members)[0].url
+        """The address of an engine that serves, each in its turn, for whoever speaks HTTP to it."""
+        members = self._rotation.alive or self._rotation.members
+        return members[next(self._turns) % len(members)].url
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return when all engines answer GET /health; EngineError with those that do not after `timeout_s`."""
@@ -131,6 +134,10 @@ class EnginePool:
                 await self._rotation.examine(member, key)
 
         await asyncio.gather(*(abort(member, member.key) for member in self._rotation.alive))
+
+    def publishing(self) -> None:
+        """The engines are about to stand still for new weights, until `published`."""
+        self._rotation.publishing()
 
     def published(self, version: int, failed: Mapping[int, str]) -> None:
         """The engines have this version of the weights but for those that `failed`, by number with the reason."""

@@ -63,6 +63,7 @@ class Rotation:
         """Why nothing will be generated any more."""
         self.version = 0
         """Of the weights that were last published."""
+        self._is_publishing = False
         self._background: set[asyncio.Task[None]] = set()
         self._giving_up: asyncio.TimerHandle | None = None
 
@@ -85,8 +86,13 @@ class Rotation:
         for member in self.members:
             await member.client.close()
 
+    def publishing(self) -> None:
+        """The engines are about to stand still for new weights: that they do not answer says nothing."""
+        self._is_publishing = True
+
     def published(self, version: int, failed: Mapping[int, str]) -> None:
         """The engines have this version of the weights but for those that `failed`, by number with the reason."""
+        self._is_publishing = False
         self.version = version
         for member in self.alive:
             if member.index in failed and member.version < version:
@@ -125,7 +131,7 @@ class Rotation:
     async def _look(self, member: Member) -> None:
         key = member.key
         reason = await why_down(member.url, self._health.timeout_s)
-        if not self.serves(member, key):
+        if self._is_publishing or not self.serves(member, key):
             return
         member.strikes = member.strikes + 1 if reason else 0
         if member.strikes >= self._health.strikes:
@@ -167,9 +173,8 @@ class Rotation:
                 return
             finally:
                 member.is_reviving = False
-            if not care.can_restart:
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            await asyncio.sleep(wait_s)  # what it died of may pass
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
         member.is_given_up = True
         logger.error("%s is given up after %d attempts: %s", member, member.attempts, member.lost)
         self._event("engine_given_up", engine=member.index, attempts=member.attempts, reason=member.lost)

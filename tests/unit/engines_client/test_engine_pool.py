@@ -294,6 +294,25 @@ def test_an_engine_that_hangs_is_found_out_and_its_requests_move() -> None:
     run(work)
 
 
+def test_an_engine_that_stands_still_for_new_weights_is_not_taken_for_dead() -> None:
+    async def work() -> None:
+        servers = [PoolServer(latency_s=0.5), PoolServer()]
+        events = Events()
+        health = HealthSettings(interval_s=0.02, timeout_s=0.02)
+        async with opened(servers, Care(servers), events, health=health) as pool:
+            asking = asyncio.create_task(pool.generate([1], ONE))
+            await until(lambda: servers[0].in_flight == 1)
+            pool.publishing()
+            servers[0].hangs = True
+            await asking
+            assert events == []
+            servers[0].hangs = False
+            pool.published(1, {})
+            assert {pool.url, pool.url} == {server.url for server in servers}
+
+    run(work)
+
+
 def test_an_engine_that_publication_left_behind_serves_nothing_until_it_has_the_weights() -> None:
     async def work() -> None:
         servers = [PoolServer(), PoolServer()]
