@@ -93,6 +93,7 @@ async def _run(job: Job, sets: Sequence[EvalSet], engine_urls: Sequence[str]) ->
         ) as engine,
         Scorer(job.plugins.rewards, job.plugins.options, own.scoring()) as scorer,
     ):
+        engine.published(job.step, {})
         with Progress(*columns, console=console, disable=not is_shown) as progress:
             task = progress.add_task("evaluate", total=sum(len(one.rows) for one in sets))
 
