@@ -66,7 +66,9 @@ def wants_help(argv: Sequence[str]) -> bool:
     return "--help" in argv or "-h" in argv
 
 
-def print_help(usage: str, about: str, kind: type, more: Sequence[type] = ()) -> None:
+def print_help(
+    usage: str, about: str, kind: type, more: Sequence[type] = (), *, takes_plugin_flags: bool = True
+) -> None:
     """Write the flags with their help to stdout."""
     lines = [f"usage: {usage}", "", *textwrap.wrap(about, 100), ""]
     for one in (kind, *more):
@@ -76,7 +78,7 @@ def print_help(usage: str, about: str, kind: type, more: Sequence[type] = ()) ->
             default = f" Default: {setting.default}." if setting.default not in (None, (), False, True) else ""
             text = textwrap.wrap(setting.help + default, 76, initial_indent=" " * 6, subsequent_indent=" " * 6)
             lines += [f"  {setting.flag}{takes}", *text]
-    lines += ["", *textwrap.wrap(PLUGIN_FLAGS_HELP, 100)]
+    lines += ["", *textwrap.wrap(PLUGIN_FLAGS_HELP, 100)] if takes_plugin_flags else []
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "new": "write a plugin distribution to start from",
     "plugins": "list the installed plugins, or tell everything of one",
     "model": "fetch a small model to try things with",
+    "convert": "turn a Hugging Face checkpoint into a Megatron one, or back",
     "serve": "serve a model over HTTP with the embedded engine",
     "score": "score a file of responses with any reward",
     "eval": "evaluate a checkpoint by itself",

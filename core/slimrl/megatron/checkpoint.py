@@ -54,16 +54,21 @@ def save_hf_checkpoint(
     folder: Path, *, weights: Iterable[tuple[str, Tensor]], source: Path, dtype: torch.dtype
 ) -> None:
     """Write weights as a folder that transformers loads, with everything of `source` that is not weights."""
-    folder.mkdir()
-    for file in sorted(source.iterdir()):
-        if file.is_file() and file.suffix in (".json", ".txt", ".model", ".jinja") and "index" not in file.name:
-            shutil.copyfile(file, folder / file.name)
+    folder.mkdir(exist_ok=True)
+    copy_all_but_weights(source, folder)
     config = read_config(source)
     # transformers loads in the format the config names
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     write_weights(folder, weights)
+
+
+def copy_all_but_weights(source: Path, folder: Path) -> None:
+    """Copy config, tokenizer and the like of a Hugging Face checkpoint into an existing folder."""
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.suffix in (".json", ".txt", ".model", ".jinja") and "index" not in file.name:
+            shutil.copyfile(file, folder / file.name)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

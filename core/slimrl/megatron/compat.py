@@ -43,6 +43,15 @@ def prepare_megatron(device: torch.device) -> None:
         _give_megatron_a_cpu_torch()
 
 
+def prepare_distributed_checkpoints(device: torch.device) -> None:
+    """Make Megatron's distributed checkpoints usable on `device`; call after `prepare_megatron`."""
+    with without_megatron_warnings():
+        for name in ("filesystem_async", "torch"):
+            importlib.import_module(f"megatron.core.dist_checkpointing.strategies.{name}")
+    if device.type == "cpu":
+        _give_megatron_a_cpu_torch()
+
+
 @contextlib.contextmanager
 def without_megatron_warnings() -> Iterator[None]:
     """Silence what Megatron says while it is imported and built.
@@ -72,6 +81,20 @@ def _without_compiler() -> Iterator[None]:
         yield
     finally:
         torch.compile = compile_function
+
+
+@contextlib.contextmanager
+def tensors_stay_on(device: torch.device) -> Iterator[None]:
+    """On a CPU, make `tensor.cuda()` return the tensor while Megatron builds a model: pipeline stages say it."""
+    if device.type == "cuda":
+        yield
+        return
+    move = torch.Tensor.cuda
+    torch.Tensor.cuda = lambda tensor, *args, **kwargs: tensor  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.cuda = move  # type: ignore[method-assign]
 
 
 def mark_parameters(model: torch.nn.Module) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.tensor_parallel.layers import RowParallelLinear
+from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
@@ -69,11 +70,11 @@ class _SwiGlu(torch.autograd.Function):
         return grad
 
 
-class SwiGlu(torch.nn.Module):
+class SwiGlu(MegatronModule):  # type: ignore[misc]  # Megatron has no types
     """silu(gate) * up of [..., gate then up] (Shazeer 2020), in the place of Megatron's fused activations."""
 
     def __init__(self, config: Any) -> None:
-        super().__init__()
+        super().__init__(config=config)
 
     def forward(self, gate_and_up: Tensor) -> Tensor:
         """[..., 2 * width] to [..., width]."""
@@ -121,6 +122,8 @@ def _use_own_modules(layer: Any, config: Any, has_post_norms: bool) -> None:
     elif config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RmsNorm
     if hasattr(feed_forward, "experts"):
+        # Megatron's local layers would name a distributed checkpoint's tensor otherwise than its others do
+        layer.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.", None)
         feed_forward.experts.submodules.activation_func = SwiGlu
         feed_forward.shared_experts.submodules.activation_func = SwiGlu
     else:

@@ -12,7 +12,8 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig, T
 from torch import Tensor
 
 from slimrl.megatron.attention import PackedSegments
-from slimrl.megatron.compat import mark_parameters, without_megatron_warnings
+from slimrl.megatron.compat import mark_parameters, tensors_stay_on, without_megatron_warnings
+from slimrl.megatron.convert.place import Place, padded_vocabulary
 from slimrl.megatron.embedding import embed
 from slimrl.megatron.layers import block_spec
 from slimrl.megatron.mla_shape import MlaShape
@@ -70,7 +71,7 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
 
 def build_model(shape: ModelShape, *, device: torch.device, dtype: torch.dtype) -> PackedGpt:
     """A model of that shape with weights that are still to be loaded. Needs `init_parallel`."""
-    with without_megatron_warnings():
+    with without_megatron_warnings(), tensors_stay_on(device):
         model = _build(shape, device, dtype)
     model.to(device)
     model.frequencies = inverse_frequencies(shape).to(device)
@@ -80,8 +81,25 @@ def build_model(shape: ModelShape, *, device: torch.device, dtype: torch.dtype) 
     return model
 
 
+def place_of(model: PackedGpt) -> Place:
+    """What of the whole model this rank's model is."""
+    layers = [layer.layer_number - 1 for layer in model.decoder.layers]
+    return Place(
+        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+        tensor_size=parallel_state.get_tensor_model_parallel_world_size(),
+        expert_rank=parallel_state.get_expert_model_parallel_rank(),
+        expert_size=parallel_state.get_expert_model_parallel_world_size(),
+        expert_tensor_rank=parallel_state.get_expert_tensor_parallel_rank(),
+        expert_tensor_size=parallel_state.get_expert_tensor_parallel_world_size(),
+        layers=range(layers[0], layers[-1] + 1),
+        has_embedding=model.pre_process,
+        has_output=model.post_process,
+    )
+
+
 def _build(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> PackedGpt:
     kind = TransformerConfig if shape.mla is None else MLATransformerConfig
+    tensor_size = parallel_state.get_tensor_model_parallel_world_size()
     config = kind(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,
@@ -101,6 +119,10 @@ def _build(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Packe
         add_qkv_bias=shape.has_qkv_bias,
         hidden_dropout=0.0,
         attention_dropout=0.0,
+        tensor_model_parallel_size=tensor_size,
+        pipeline_model_parallel_size=parallel_state.get_pipeline_model_parallel_world_size(),
+        expert_model_parallel_size=parallel_state.get_expert_model_parallel_world_size(),
+        expert_tensor_parallel_size=parallel_state.get_expert_tensor_parallel_world_size(),
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
@@ -119,7 +141,7 @@ def _build(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Packe
     return PackedGpt(
         config=config,
         transformer_layer_spec=block_spec(config, has_post_norms=shape.has_post_norms),
-        vocab_size=shape.vocab_size,
+        vocab_size=padded_vocabulary(shape.vocab_size, tensor_size),
         max_sequence_length=shape.max_positions,
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),

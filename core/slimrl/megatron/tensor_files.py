@@ -51,6 +51,14 @@ class TensorReader:
         tensor: Tensor = self._files[name].get_tensor(name)
         return tensor
 
+    def dtype(self, name: str) -> torch.dtype:
+        """Number format of one tensor; raises CheckpointError for one that cannot be read."""
+        written = self._files[name].get_slice(name).get_dtype()
+        for dtype, code in DTYPES.items():
+            if code == written:
+                return dtype
+        raise CheckpointError(f"{self.folder}: {name} is {written}, which cannot be read; save it as BF16 or F32")
+
 
 def _files(folder: Path) -> list[Path]:
     # some checkpoints carry their weights a second time in the original layout: the index, or the one file, counts

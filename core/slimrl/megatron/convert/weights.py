@@ -27,7 +27,7 @@ def load_weights(
     Raises CheckpointError naming every tensor that is missing, left over or of another shape; then nothing was
     trained on yet, but parameters may be partly filled.
     """
-    _check_names(reader, shape)
+    check_names(reader, shape)
     for name, rule in local_rules(shape, place):
         share = take_share(rule.join([reader.read(name) for name in rule.hf], shape), rule, place)
         parameter = parameters[name]
@@ -46,7 +46,8 @@ def export_weights(parameters: Mapping[str, Tensor], shape: ModelShape) -> Itera
         yield from zip(rule.hf, rule.split(parameters[rule.megatron].detach(), shape), strict=True)
 
 
-def _check_names(reader: TensorReader, shape: ModelShape) -> None:
+def check_names(reader: TensorReader, shape: ModelShape) -> None:
+    """Raise CheckpointError naming every tensor that a checkpoint lacks or that has no place in the model."""
     expected = {name for rule in rules_for(shape) for name in rule.hf}
     ignored = {"lm_head.weight"} if shape.has_tied_embeddings else set()
     missing = sorted(expected - reader.names())

@@ -1,0 +1,159 @@
+"""Weights in Megatron's own format: a distributed checkpoint (torch_dist), which loads at any parallel sizes.
+
+latest_checkpointed_iteration.txt   says `release`, as Megatron-LM looks for it
+release/                            the tensors, by Megatron's names
+config.json, tokenizer.json, ...    what a Hugging Face checkpoint has besides its weights
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed
+
+from slimrl.errors import CheckpointError
+from slimrl.megatron.compat import prepare_distributed_checkpoints, prepare_megatron, without_megatron_warnings
+from slimrl.megatron.convert.weights import check_names, export_weights, load_weights
+from slimrl.megatron.parallel import init_parallel
+from slimrl.megatron.shape import ModelShape
+from slimrl.megatron.tensor_files import TensorReader
+
+if TYPE_CHECKING:
+    from slimrl.megatron.model import PackedGpt
+
+TRACKER, RELEASE = "latest_checkpointed_iteration.txt", "release"
+CPU = torch.device("cpu")
+EMBEDDING = "embedding.word_embeddings.weight"
+
+
+def tensors_folder(folder: Path) -> Path:
+    """Where the tensors of a Megatron checkpoint are: in what its tracker file names, or in the folder itself."""
+    tracker = folder / TRACKER
+    if tracker.is_file():
+        said = tracker.read_text().strip()
+        folder = folder / (RELEASE if said == RELEASE else f"iter_{int(said):07d}" if said.isdigit() else said)
+    if not (folder / ".metadata").is_file():
+        raise CheckpointError(
+            f"{folder} is no distributed checkpoint of Megatron (it has no .metadata); give a folder that Megatron "
+            "wrote with --ckpt-format torch_dist"
+        )
+    return folder
+
+
+def write_megatron(
+    source: Path, folder: Path, shape: ModelShape, *, tensor_size: int = 1, pipeline_size: int = 1
+) -> None:
+    """Write the weights of a Hugging Face checkpoint into an existing folder, by a process for each rank.
+
+    Every process holds its rank's part of the model. Raises CheckpointError when the checkpoint is incomplete.
+    """
+    reader = TensorReader(source)
+    check_names(reader, shape)
+    dtype = _only_dtype(reader)
+    (folder / RELEASE).mkdir()
+    size = tensor_size * pipeline_size
+    if size == 1:
+        _write_rank(0, source, folder, shape, dtype, 1, 1, None)
+    else:
+        with tempfile.TemporaryDirectory() as meeting:
+            store = str(Path(meeting) / "store")
+            torch.multiprocessing.spawn(  # type: ignore[no-untyped-call, attr-defined]
+                _write_rank, (source, folder, shape, dtype, tensor_size, pipeline_size, store), nprocs=size
+            )
+    (folder / TRACKER).write_text(f"{RELEASE}\n")
+
+
+def read_megatron(folder: Path, shape: ModelShape) -> dict[str, Tensor]:
+    """The weights of a Megatron checkpoint under their Hugging Face names.
+
+    Raises CheckpointError when tensors are missing or of another shape than the model's.
+    """
+    tensors = tensors_folder(folder)
+    _start(0, 1, 1, None)
+    from megatron.core import dist_checkpointing
+    from megatron.core.dist_checkpointing.core import CheckpointingException
+
+    from slimrl.megatron.model import build_model
+
+    try:
+        with without_megatron_warnings():
+            stored = dist_checkpointing.load_tensors_metadata(str(tensors))
+            if EMBEDDING not in stored:
+                raise CheckpointError(f"{tensors} holds no {EMBEDDING}; it is no language model of Megatron")
+            model = build_model(shape, device=CPU, dtype=stored[EMBEDDING].dtype)
+            wanted = _sharded(model)
+            if missing := sorted({tensor.key for tensor in wanted.values()} - stored.keys()):
+                raise CheckpointError(f"{tensors} lacks {len(missing)} tensors of the model, the first {missing[0]}")
+            loaded = dist_checkpointing.load({"model": wanted}, str(tensors))
+            model.load_state_dict(loaded["model"], strict=False)
+    except (CheckpointingException, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as e:
+        raise CheckpointError(f"cannot read {tensors}: {e}") from e
+    return dict(export_weights(dict(model.named_parameters()), shape))
+
+
+def _write_rank(
+    rank: int,
+    source: Path,
+    folder: Path,
+    shape: ModelShape,
+    dtype: torch.dtype,
+    tensor_size: int,
+    pipeline_size: int,
+    store: str | None,
+) -> None:
+    _start(rank, tensor_size, pipeline_size, store)
+    from megatron.core import dist_checkpointing
+
+    from slimrl.megatron.model import build_model, place_of
+
+    model = build_model(shape, device=CPU, dtype=dtype)
+    load_weights(dict(model.named_parameters()), TensorReader(source), shape, place_of(model))
+    with without_megatron_warnings():
+        state = {"model": model.sharded_state_dict(), "checkpoint_version": 3.0, "iteration": 0}
+        dist_checkpointing.save(state, str(folder / RELEASE))
+
+
+def _start(rank: int, tensor_size: int, pipeline_size: int, store: str | None) -> None:
+    """Make Megatron usable: in this process alone, or in one of several that meet at a file."""
+    prepare_megatron(CPU)
+    prepare_distributed_checkpoints(CPU)
+    if store is None:
+        init_parallel(CPU, seed=0)
+        return
+    from megatron.core import parallel_state, tensor_parallel
+
+    # the ranks are on this machine
+    if interface := next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None):
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
+    size = tensor_size * pipeline_size
+    meeting = distributed.FileStore(store, size)  # type: ignore[attr-defined]  # made in C++
+    distributed.init_process_group("gloo", store=meeting, rank=rank, world_size=size)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=tensor_size, pipeline_model_parallel_size=pipeline_size
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(0)
+
+
+def _sharded(model: PackedGpt) -> dict[str, Any]:  # Any: Megatron has no types
+    """What is to be loaded: without the state that Transformer Engine's layers keep for low precision."""
+    state: dict[str, Any] = model.sharded_state_dict()
+    return {name: tensor for name, tensor in state.items() if not name.endswith("_extra_state")}
+
+
+def _only_dtype(reader: TensorReader) -> torch.dtype:
+    """The number format of all weights but the routers' biases, which are float32 in any model."""
+    names = sorted(name for name in reader.names() if not name.endswith("e_score_correction_bias"))
+    first = reader.dtype(names[0])
+    for name in names:
+        if reader.dtype(name) != first:
+            raise CheckpointError(
+                f"{reader.folder}: {names[0]} is {first} and {name} is {reader.dtype(name)}; Megatron keeps all "
+                "weights in one number format: save the checkpoint in one with transformers' save_pretrained"
+            )
+    return first
