@@ -115,6 +115,77 @@ class EngineClient(Protocol):
         ...
 
 
+class Supply(Protocol):
+    """Where a function of the user's gets groups from, and gives them back to."""
+
+    def take(self, count: int) -> list[Group]:
+        """The next `count` groups, those that wait in the buffer first; some may be begun or finished already."""
+        ...
+
+    def put_back(self, group: Group) -> None:
+        """Keep a group for a later batch; a checkpoint has it too."""
+        ...
+
+
+class Rollout(Supply, Protocol):
+    """What a rollout function (`--rollout-function-path`) works with."""
+
+    @property
+    def step(self) -> int:
+        """The step that the batch is for."""
+        ...
+
+    @property
+    def wanted(self) -> int:
+        """Groups in a batch: as many are to be returned."""
+        ...
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How the run samples a response."""
+        ...
+
+    @property
+    def engine(self) -> EngineClient:
+        """What generates."""
+        ...
+
+    async def produce(self, group: Group) -> Group:
+        """The group with every sample generated, seen by the sample hooks and scored; a finished one as it is."""
+        ...
+
+    def judge(self, group: Group) -> Verdict:
+        """What the dynamic filter says of a finished group; it is the group's verdict from then on."""
+        ...
+
+
+class Evaluation(Protocol):
+    """What an evaluation function (`--eval-function-path`) works with."""
+
+    @property
+    def step(self) -> int:
+        """Steps that the weights have seen."""
+        ...
+
+    @property
+    def names(self) -> list[str]:
+        """The sets of --eval-prompt-data or --eval-config."""
+        ...
+
+    @property
+    def engine(self) -> EngineClient:
+        """What generates."""
+        ...
+
+    def groups(self, name: str) -> list[Group]:
+        """Every prompt of a set with its pending samples, the same each time."""
+        ...
+
+    async def produce(self, name: str, group: Group) -> Group:
+        """A group of a set with every sample generated as the set says, seen by the sample hooks and scored."""
+        ...
+
+
 class Trainer(Protocol):
     """The model that learns. `train.py` knows this and nothing of Megatron."""
 

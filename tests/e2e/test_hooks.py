@@ -89,7 +89,7 @@ def test_a_run_calls_every_function_that_is_written_for_slime(make_job: Callable
     assert lock >= set(RUN_HOOKS) - {"rollout_function", "train_data_converter"}
 
     (state,) = (job.folder / "checkpoints").glob("*/rollout.json")
-    assert list(json.loads(state.read_text())["source"]["files"]) == ["at.json"]
+    assert list(json.loads(state.read_text())["source"]["state"]["files"]) == ["at.json"]
 
 
 def test_a_run_calls_every_function_of_ours(make_job: Callable[..., Job]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from slimrl.data.encoder import PromptEncoder
 from slimrl.data.prompts import PromptRow
-from slimrl.data.source import sample_seed
+from slimrl.data.source import FOREIGN, sample_seed
+from slimrl.errors import CheckpointError
 from slimrl.protocols import DataSource
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.registry.slime_arguments import set_values
@@ -46,17 +47,22 @@ class ForeignSource:
         return groups
 
     def state(self) -> dict[str, Any]:
-        """The position as JSON values."""
+        """The position as JSON values, and whose it is."""
         state = self._hook.guarded(self._source.state)
         try:
             json.dumps(state)
         except (TypeError, ValueError) as error:
             raise self._hook.broke(f"returned a state that is no JSON value: {error}") from error
-        return dict(state)
+        return {FOREIGN: self._hook.resolved.name, "state": state}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a position that `state` returned."""
-        self._hook.guarded(self._source.restore, state)
+        """Go back to a position that `state` returned; CheckpointError for one of other prompts."""
+        if state.get(FOREIGN) != self._hook.resolved.name:
+            raise CheckpointError(
+                f"the checkpoint stands in the prompts of {state.get(FOREIGN) or '--prompt-data'}, not in those of "
+                f"{self._hook.name}; give the same flags, or begin anew from its weights with --ref-load"
+            )
+        self._hook.guarded(self._source.restore, state["state"])
 
     def __len__(self) -> int:
         size: int = self._hook.guarded(len, self.own)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from slimrl.data.epoch import Part, epoch_order
 from slimrl.data.prompts import PromptRow
+from slimrl.errors import CheckpointError
 from slimrl.types import Group, Sample
 
 logger = logging.getLogger(__name__)
+
+FOREIGN: Final = "data_source"
+"""In the position of a data source of the user's: its name."""
 
 Encode = Callable[[PromptRow, str], list[int]]
 """Token ids of a row's prompt; raises DataError with the row's place."""
@@ -119,6 +123,11 @@ class PromptSource:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a position that `state` returned; in other prompts, to the beginning of the next epoch."""
+        if FOREIGN in state:
+            raise CheckpointError(
+                f"the checkpoint stands in the prompts of the data source {state[FOREIGN]!r}, not in those of "
+                "--prompt-data; give --data-source-path too, or begin anew from its weights with --ref-load"
+            )
         position = dict(state)
         size = position.pop("epoch_size", None)
         self._go_to(Position(**position))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from slimrl.data.buffer import is_finished
-from slimrl.protocols import EngineClient
+from slimrl.protocols import EngineClient, Evaluation
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.registry.slime_arguments import router_of, set_values
 from slimrl.registry.slime_sample import SlimeSample, score_of
@@ -15,16 +15,15 @@ from slimrl.rollout.evaluate import EvalSet, eval_metrics
 from slimrl.rollout.loop import Produce
 from slimrl.rollout.rollout_function import in_thread
 from slimrl.rollout.slime_groups import SlimeSupply, group_of
-from slimrl.rollout.supply import Supply
+from slimrl.rollout.supply import RunSupply
 from slimrl.types import Group
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation function works with."""
+class OneEvaluation:
+    """Implements Evaluation for one step."""
 
     step: int
-    """Steps that the weights have seen."""
     sets: Sequence[EvalSet]
     engine: EngineClient
     _produce_with: Callable[[EvalSet], Produce]
@@ -58,7 +57,7 @@ class Evaluated(NamedTuple):
 
 
 async def evaluate_with(
-    hook: RunHookFunction, evaluation: Evaluation, supply: Supply, reward_key: str | None
+    hook: RunHookFunction, evaluation: OneEvaluation, supply: RunSupply, reward_key: str | None
 ) -> Evaluated:
     """Metrics and samples of what the function returns; RolloutError names what is wrong with it."""
     if hook.is_slime:
@@ -67,7 +66,8 @@ async def evaluate_with(
         data = getattr(returned, "data", returned)
         more = getattr(returned, "metrics", None) or {}
     else:
-        data, more = await hook.wait(evaluation.step, evaluation), {}
+        seen: Evaluation = evaluation
+        data, more = await hook.wait(evaluation.step, seen), {}
     if not isinstance(data, Mapping) or not isinstance(more, Mapping):
         raise hook.broke(f"returned {type(data).__name__}; it returns a mapping of evaluation sets by name")
     found = Evaluated({}, {})

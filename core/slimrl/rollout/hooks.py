@@ -14,7 +14,7 @@ from slimrl.rollout.batch import advantages_of, check_batch, make_batch, trainab
 from slimrl.rollout.blocking import BlockingWatch
 from slimrl.rollout.produce import generated
 from slimrl.rollout.slime_groups import SlimeSupply, shown_groups, write_back
-from slimrl.rollout.supply import Supply
+from slimrl.rollout.supply import RunSupply
 from slimrl.rollout.train_data import batch_of
 from slimrl.traits import in_evaluation
 from slimrl.types import Group, Sample, SamplingParams, Status, TrainBatch
@@ -88,7 +88,7 @@ class RolloutHooks:
         removed = [s for group in groups for s in group if s.tokens and not any(s.loss_mask)]
         return {"rollout/removed_samples": float(len(removed))}
 
-    def process_all(self, groups: Sequence[Group], supply: Supply) -> None:
+    def process_all(self, groups: Sequence[Group], supply: RunSupply) -> None:
         """Show every finished group, in order of its id."""
         hook = self._plugins.hook("all_samples_process")
         if hook is None:

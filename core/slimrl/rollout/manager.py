@@ -25,7 +25,7 @@ from slimrl.observe.run_dir import RunDir, write_atomically
 from slimrl.protocols import DataSource, EngineClient, Generate, Tracker
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.activity import Activity
-from slimrl.rollout.eval_function import Evaluation, evaluate_with
+from slimrl.rollout.eval_function import OneEvaluation, evaluate_with
 from slimrl.rollout.evaluate import EvalSet, evaluate, read_eval_sets, store_evaluation
 from slimrl.rollout.events import MAX_TOLD, tell_outcomes
 from slimrl.rollout.gate import Gate
@@ -36,10 +36,10 @@ from slimrl.rollout.metrics import buffer_metrics, rollout_metrics
 from slimrl.rollout.partial import PartialRollout
 from slimrl.rollout.pass_rate import pass_rate_metrics
 from slimrl.rollout.produce import produce
-from slimrl.rollout.rollout_function import Rollout, fill_with
+from slimrl.rollout.rollout_function import OneRollout, fill_with
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.rollout.stream import Stream
-from slimrl.rollout.supply import Supply
+from slimrl.rollout.supply import RunSupply
 from slimrl.scoring.scorer import Scorer
 from slimrl.traits import does_continue
 from slimrl.types import Group, SamplingParams, TrainBatch, TrainReport
@@ -132,7 +132,7 @@ class RolloutManager:
             metrics |= pass_rate_metrics(
                 filled.kept + filled.dropped, "rollout/", self._settings.eval.eval_pass_threshold
             )
-        self._hooks.process_all(filled.kept + filled.dropped, Supply(self.source, self.buffer))
+        self._hooks.process_all(filled.kept + filled.dropped, RunSupply(self.source, self.buffer))
         batch, batch_metrics = self._hooks.make_batch(filled.kept)
         metrics |= batch_metrics
         if self._hooks.logs_rollout(filled.kept, metrics, time.perf_counter() - started):
@@ -145,12 +145,12 @@ class RolloutManager:
         if hook is None:
             return await (self._fill(step, version) if self._stream is None else self._stream.batch(step, version)), {}
         sampling, gate = self._settings.sampling(), Gate(self._engine, self._settings.concurrency)
-        rollout = Rollout(
+        rollout = OneRollout(
             step,
             self._settings.batch_size,
             sampling,
             gate,
-            Supply(self.source, self.buffer),
+            RunSupply(self.source, self.buffer),
             self._plugins.dynamic_filter,
             self._produce(sampling, gate),
         )
@@ -229,8 +229,8 @@ class RolloutManager:
                 results=results,
             )
         else:
-            evaluation = Evaluation(step, self._eval_sets, self._engine, self._produce_set)
-            supply = Supply(self.source, self.buffer)
+            evaluation = OneEvaluation(step, self._eval_sets, self._engine, self._produce_set)
+            supply = RunSupply(self.source, self.buffer)
             key = self._settings.eval.eval_reward_key or self._settings.rollout.reward_key
             metrics, results = await evaluate_with(hook, evaluation, supply, key)
             for name, groups in results.items():

@@ -8,33 +8,32 @@ from typing import Any
 
 from slimrl.data.buffer import is_finished
 from slimrl.errors import RolloutError
-from slimrl.protocols import DynamicFilter, EngineClient
+from slimrl.protocols import DynamicFilter, EngineClient, Rollout
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.registry.slime_arguments import router_of, set_values
 from slimrl.rollout.loop import Filled, FillSettings, Produce, judge, reward_trouble
 from slimrl.rollout.produce import Score
 from slimrl.rollout.slime_groups import SlimeSupply, group_of, groups_of
-from slimrl.rollout.supply import Supply
+from slimrl.rollout.supply import RunSupply
 from slimrl.types import Group, Sample, SamplingParams, Status, Verdict
 
 DROPPED = Verdict(keep=False, reason="rollout_function")
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """What a rollout function works with."""
+class OneRollout:
+    """Implements Rollout for one step."""
 
     step: int
     wanted: int
-    """Groups in a batch: as many are to be returned."""
     sampling: SamplingParams
     engine: EngineClient
-    supply: Supply
+    supply: RunSupply
     keep: DynamicFilter | None
     _produce: Produce
 
     def take(self, count: int) -> list[Group]:
-        """The next `count` groups, kept-over ones first."""
+        """The next `count` groups, those that wait in the buffer first."""
         return self.supply.take(count)
 
     async def produce(self, group: Group) -> Group:
@@ -52,7 +51,7 @@ class Rollout:
 
 
 async def fill_with(
-    hook: RunHookFunction, rollout: Rollout, score: Score, settings: FillSettings
+    hook: RunHookFunction, rollout: OneRollout, score: Score, settings: FillSettings
 ) -> tuple[Filled, dict[str, float]]:
     """The batch that the function returns, checked, and metrics of its own.
 
@@ -96,7 +95,7 @@ async def _ours(hook: RunHookFunction, rollout: Rollout) -> tuple[list[Group], d
     return groups, _numbers(hook, metrics)
 
 
-async def _slimes(hook: RunHookFunction, rollout: Rollout) -> tuple[list[Group], dict[str, float]]:
+async def _slimes(hook: RunHookFunction, rollout: OneRollout) -> tuple[list[Group], dict[str, float]]:
     set_values(hook.args, **router_of(rollout.engine))
     supply = SlimeSupply(hook, rollout.supply)
     returned = await in_thread(hook, rollout.step, supply, evaluation=False)

@@ -8,14 +8,14 @@ from typing import Any
 
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.registry.slime_sample import SlimeSample, flat, views
-from slimrl.rollout.supply import Supply
+from slimrl.rollout.supply import RunSupply
 from slimrl.types import Group
 
 
 class SlimeSupply:
     """slime's data source over a supply; what it does not have is the user's own data source's."""
 
-    def __init__(self, hook: RunHookFunction, supply: Supply) -> None:
+    def __init__(self, hook: RunHookFunction, supply: RunSupply) -> None:
         self._hook = hook
         self._supply = supply
         self.shown: dict[int, list[SlimeSample]] = {}

@@ -10,8 +10,11 @@ from slimrl.protocols import DataSource
 from slimrl.types import Group
 
 
-class Supply:
-    """What waits in the buffer, then new prompts; `taken` are the groups that were handed out and not put back."""
+class RunSupply:
+    """Implements Supply: what waits in the buffer, then new prompts.
+
+    `taken` are the groups that were handed out and not put back.
+    """
 
     def __init__(self, source: DataSource, buffer: Buffer) -> None:
         self._source = source

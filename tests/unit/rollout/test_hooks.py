@@ -13,21 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slimrl import Group, Sample, SamplingParams, Score, Status, Verdict
+from slimrl import Evaluation, Group, Rollout, Sample, SamplingParams, Score, Status, Verdict
 from slimrl.config import CkptConfig, GrpoConfig, RolloutConfig
 from slimrl.data.buffer import Buffer
 from slimrl.data.foreign import ForeignSource
-from slimrl.errors import RolloutError
+from slimrl.data.prompts import PromptRow
+from slimrl.data.source import PromptSource
+from slimrl.errors import CheckpointError, RolloutError
 from slimrl.registry import Options, RunHookFunction
 from slimrl.registry.adapt import adapt
 from slimrl.registry.resolve import Resolved
-from slimrl.rollout.eval_function import Evaluation, evaluate_with
+from slimrl.rollout.eval_function import OneEvaluation, evaluate_with
 from slimrl.rollout.gate import Gate
 from slimrl.rollout.hooks import RolloutHooks
 from slimrl.rollout.loop import FillSettings
 from slimrl.rollout.produce import produce
-from slimrl.rollout.rollout_function import Rollout, fill_with
-from slimrl.rollout.supply import Supply
+from slimrl.rollout.rollout_function import OneRollout, fill_with
+from slimrl.rollout.supply import RunSupply
 from slimrl.testing import FakeEngine
 
 OPTIONS = Options([RolloutConfig(reward_key="acc", n_samples_per_prompt=2), GrpoConfig(), CkptConfig()])
@@ -91,9 +93,9 @@ def pop_first(buffer: list[Group], count: int) -> list[Group]:
     return taken
 
 
-def supply() -> tuple[Supply, Buffer]:
+def supply() -> tuple[RunSupply, Buffer]:
     buffer = Buffer(pop_first)
-    return Supply(Counting(), buffer), buffer
+    return RunSupply(Counting(), buffer), buffer
 
 
 async def generate(sample: Sample, sampling: SamplingParams, engine: Any) -> Sample:
@@ -243,14 +245,14 @@ def test_a_log_function_may_add_metrics_but_numbers_only() -> None:
         hooks(rollout_log=lambda step, groups, metrics: metrics.update({"mine/b": "x"})).logs_rollout([], {}, 1.0)
 
 
-def rollout(own: Supply, keep: Any = None) -> Rollout:
+def rollout(own: RunSupply, keep: Any = None) -> OneRollout:
     async def made(group: Group) -> Group:
         return await produce(group, generate, FakeEngine(), score, SamplingParams(4))
 
-    return Rollout(7, 2, SamplingParams(4), FakeEngine(), own, keep, made)
+    return OneRollout(7, 2, SamplingParams(4), FakeEngine(), own, keep, made)
 
 
-def fill(function: Any, own: Supply, keep: Any = None) -> Any:
+def fill(function: Any, own: RunSupply, keep: Any = None) -> Any:
     return asyncio.run(fill_with(hook("rollout_function", function), rollout(own, keep), score, SETTINGS))
 
 
@@ -318,7 +320,7 @@ def test_a_rollout_function_that_breaks_is_named_and_loses_no_prompt(change: Any
 
 def test_an_evaluation_function_returns_groups_rewards_or_numbers() -> None:
     own, _ = supply()
-    evaluation = Evaluation(3, [], FakeEngine(), lambda eval_set: None)  # type: ignore[arg-type, return-value]
+    evaluation = OneEvaluation(3, [], FakeEngine(), lambda eval_set: None)  # type: ignore[arg-type, return-value]
 
     async def mine(step: int, evaluation: Evaluation) -> Any:
         return {"a": [finished(0)], "b": {"rewards": [{"acc": 1}, None]}, "eval/c": 3}
@@ -381,6 +383,15 @@ def test_a_data_source_of_slimes_goes_on_from_a_checkpoint() -> None:
     with pytest.raises(AttributeError, match=r"args\.at"):
         _ = second.own.args.at
     assert second.own.args.save is None
+
+
+def test_a_checkpoint_of_other_prompts_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="stands in the prompts of --prompt-data, not in those of data source"):
+        source(SlimeSource).restore({"epoch": 0, "offset": 3, "next_group_id": 3})
+    prompts: Any = [PromptRow("a"), PromptRow("b")]
+    own = PromptSource(prompts, lambda row, where: [1], group_size=2, shuffle=False, seed=1)
+    with pytest.raises(CheckpointError, match="stands in the prompts of the data source 'f'"):
+        own.restore(source(SlimeSource).state())
 
 
 def test_a_data_source_that_returns_too_little_is_named() -> None:
