@@ -38,6 +38,12 @@ NATIVE: dict[str, tuple[str, dict[str, Any]]] = {
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {}),
     "gemma2": ("gemma2", {"head_dim": 16, "sliding_window": 6}),
+    "glm4": ("glm4", {"head_dim": 16}),
+    "qwen3_moe": ("qwen3_moe", {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}),
+    "deepseek_v3": ("deepseek_v3", {"num_key_value_heads": 4, "q_lora_rank": 24, "kv_lora_rank": 16,
+                                    "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 12,
+                                    "n_routed_experts": 8, "num_experts_per_tok": 4, "n_group": 4, "topk_group": 2,
+                                    "moe_intermediate_size": 24, "first_k_dense_replace": 1}),
     "yarn rope": ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
                                                 "original_max_position_embeddings": 128}}),
 }  # fmt: skip

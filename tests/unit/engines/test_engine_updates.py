@@ -211,3 +211,16 @@ def test_the_fallback_takes_weights_from_disk_too(save_model: Any, open_engine: 
     folder = other.options.model_path
     engine.scheduler.call(lambda: WeightUpdates(engine).from_disk(folder, "1")).result()
     assert engine.runner.weights.checksums() == other.runner.weights.checksums()
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "deepseek_v3"])
+def test_experts_are_sent_one_by_one_as_checkpoints_have_them(
+    kind: str, shared: Path, save_model: Any, open_engine: Any
+) -> None:
+    sizes = {"num_key_value_heads": 4, "moe_intermediate_size": 24, "num_experts": 8, "n_routed_experts": 8}
+    sizes |= {"q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 12}
+    engine, other = (open_engine(save_model(kind, seed=seed, first_k_dense_replace=1, **sizes)) for seed in (0, 1))
+    tensors = load_file(other.options.model_path / "model.safetensors")
+    assert any(".mlp.experts.7.up_proj." in name for name in tensors)
+    _send(engine, _bucket(shared / "b", tensors))
+    assert engine.runner.weights.checksums() == other.runner.weights.checksums()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from slimrl.engines.embedded.runner import Prompt, Row
 from slimrl.engines.embedded.scoring import score
 from slimrl.engines.embedded.weights import NamedWeights, Whole
 from slimrl.errors import EngineError, UsageError
+
+FUSED_EXPERTS = ("qwen3_moe", "deepseek_v3")
+"""Model types whose experts transformers joins to one tensor a layer; their checkpoints have them one by one."""
 
 
 class Cohort:
@@ -66,7 +69,8 @@ class FallbackRunner:
         name_of = {id(parameter): name for name, parameter in own.items()}
         every = self._model.named_parameters(remove_duplicate=False)
         aliases = {name: name_of[id(parameter)] for name, parameter in every if name not in own}
-        self.weights = NamedWeights({name: Whole(parameter) for name, parameter in own.items()}, aliases)
+        weights = {name: Whole(tensor) for name, tensor in _checkpoint_tensors(self._model)}
+        self.weights = NamedWeights(weights, aliases)
         self.reset()
 
     def reset(self) -> None:
@@ -191,7 +195,7 @@ class FallbackRunner:
             fresh = self._read(model_path)
         except (OSError, ValueError, UsageError) as error:
             raise EngineError(f"cannot load weights from {model_path}: {error}") from error
-        tensors = dict(fresh.named_parameters())
+        tensors = dict(_checkpoint_tensors(fresh))
         self.weights.check({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         self.weights.copy(tensors.items())
 
@@ -229,6 +233,24 @@ class FallbackRunner:
         self._cohorts = [
             cohort for cohort in self._cohorts if cohort.rows or any(prompt.num_users > 0 for prompt in cohort.prompts)
         ]
+
+
+def _checkpoint_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """A transformers model's weights by the names that its checkpoints have; views of the model's own tensors."""
+    has_fused_experts = model.config.model_type in FUSED_EXPERTS
+    for name, parameter in model.named_parameters():
+        prefix, _, kind = name.rpartition(".")
+        if not (has_fused_experts and prefix.endswith(".mlp.experts")):
+            yield name, parameter
+        elif kind == "down_proj":
+            for expert, down in enumerate(parameter.unbind()):
+                yield f"{prefix}.{expert}.down_proj.weight", down
+        else:
+            for expert, both in enumerate(parameter.unbind()):
+                gate, up = both.chunk(2)
+                yield f"{prefix}.{expert}.gate_proj.weight", gate
+                yield f"{prefix}.{expert}.up_proj.weight", up
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name.endswith("e_score_correction_bias"))
 
 
 def _score(prompt: Prompt, logits: torch.Tensor) -> None:
