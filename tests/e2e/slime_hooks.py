@@ -1,7 +1,9 @@
 """Functions of slime's shapes: each writes what it saw into marks.jsonl."""
 
+import asyncio
 import json
 import os
+import threading
 from pathlib import Path
 
 import httpx
@@ -112,3 +114,28 @@ def eval_log(rollout_id, args, data, extra_metrics):
     extra_metrics["eval/added"] = 3
     mark("eval_log", rollout_id=rollout_id, mean=extra_metrics["eval/own"])
     return False
+
+
+def generate_rollout(args, rollout_id, data_source, evaluation=False):
+    async def fill(groups):
+        params = {"max_new_tokens": args.rollout_max_response_len, "temperature": args.rollout_temperature}
+        await asyncio.gather(*(generate(args, sample, dict(params)) for group in groups for sample in group))
+
+    groups = data_source.get_samples(args.rollout_batch_size + 1)
+    asyncio.run(fill(groups[:-1]))
+    for sample in groups[0]:
+        sample.reward = float(sample.index)
+    data_source.add_samples(groups[-1:])
+    mark("generate_rollout", rollout_id=rollout_id, groups=len(groups), thread=threading.current_thread().name)
+    return groups[:-1]
+
+
+def convert(args, samples):
+    mark("convert", count=len(samples))
+    return {
+        "tokens": [sample.tokens for sample in samples],
+        "response_lengths": [sample.response_length for sample in samples],
+        "rewards": [3.0 for _ in samples],
+        "loss_masks": [sample.loss_mask for sample in samples],
+        "sample_indices": [sample.index for sample in samples],
+    }

@@ -127,3 +127,24 @@ def test_a_run_calls_every_function_of_ours(make_job: Callable[..., Job]) -> Non
     assert (trained["rollout/mine"], trained["rollout/added"], trained["rollout/removed_samples"]) == (5, 4, 1)
     assert not [row for row in job.metrics() if "eval/mine" in row]
     assert (job.folder / "run/eval/held/000001.parquet").exists()
+
+
+def test_a_run_is_filled_and_converted_by_functions_that_are_written_for_slime(make_job: Callable[..., Job]) -> None:
+    job = prepared(
+        make_job,
+        "slime_hooks.py",
+        rollout_function_path="generate_rollout",
+        custom_convert_samples_to_train_data_path="convert",
+    )
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = marks(job)
+    assert [(entry["rollout_id"], entry["groups"]) for entry in seen["generate_rollout"]] == [(0, 3)]
+    assert seen["generate_rollout"][0]["thread"] != "MainThread"
+    assert seen["convert"][0]["count"] == 4
+    rows = samples(job, 0)
+    assert [row["advantage"] for row in rows] == [3.0] * 4
+    assert [row["value"] for row in rows[:2]] == [0.0, 1.0]
+    assert all(row["score_status"] == "scored" for row in rows)
+    (trained,) = [row for row in job.metrics() if "train/loss" in row]
+    assert trained["rollout/buffer_groups"] == 1
