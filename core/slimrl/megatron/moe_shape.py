@@ -51,8 +51,8 @@ def qwen3_moe_shape(hf_config: Mapping[str, Any]) -> MoeShape:
 def deepseek_v3_moe_shape(hf_config: Mapping[str, Any]) -> MoeShape:
     """Experts of DeepSeek-V3; raises KeyError for a size that is not there."""
     width = int(hf_config["moe_intermediate_size"])
-    groups, top_groups = int(hf_config.get("n_group") or 1), int(hf_config.get("topk_group") or 1)
-    first = int(hf_config.get("first_k_dense_replace", 3))
+    groups, top_groups = int(hf_config["n_group"] or 1), int(hf_config["topk_group"] or 1)
+    first = int(hf_config["first_k_dense_replace"])
     # with one group, or all groups chosen, grouping changes nothing
     is_grouped = top_groups < groups
     return MoeShape(
@@ -62,10 +62,10 @@ def deepseek_v3_moe_shape(hf_config: Mapping[str, Any]) -> MoeShape:
         shared_ffn_hidden_size=width * int(hf_config["n_shared_experts"]),
         is_moe_layer=tuple(layer >= first for layer in range(int(hf_config["num_hidden_layers"]))),
         score_function="sigmoid",
-        normalises_chosen=bool(hf_config.get("norm_topk_prob", True)),
+        normalises_chosen=bool(hf_config["norm_topk_prob"]),
         num_groups=groups if is_grouped else None,
         top_groups=top_groups if is_grouped else None,
-        scaling_factor=float(hf_config.get("routed_scaling_factor", 1.0)),
+        scaling_factor=float(hf_config["routed_scaling_factor"]),
         has_router_bias=True,
     )
 

@@ -61,6 +61,49 @@ def test_what_cannot_be_trained_is_said_before_anything_starts(change: dict[str,
     assert check_model_flags(ModelConfig(), LLAMA | change)[0].startswith(message)
 
 
+DEEPSEEK: dict[str, Any] = LLAMA | {
+    "model_type": "deepseek_v3",
+    "q_lora_rank": None,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "moe_intermediate_size": 256,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "first_k_dense_replace": 3,
+    "routed_scaling_factor": 2.5,
+    "norm_topk_prob": True,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 40, "original_max_position_embeddings": 4096}
+
+
+def test_experts_and_latent_attention_come_from_the_config() -> None:
+    shape = model_shape(DEEPSEEK | {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}})
+    assert shape.moe is not None and shape.mla is not None
+    assert (shape.kv_channels, shape.rotary_channels, shape.num_query_groups) == (192, 64, 9)
+    assert shape.moe.is_moe_layer == (False, False, False, *[True] * 27)
+    one_group = model_shape(DEEPSEEK | {"n_group": 1, "topk_group": 1}).moe
+    assert one_group is not None and one_group.num_groups is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"topk_group": 2}, "num_experts_per_tok 8 with topk_group 2 cannot be trained"),
+        ({"norm_topk_prob": False}, "norm_topk_prob False with num_experts_per_tok 8 cannot be trained"),
+        ({"rope_interleave": False}, "rope_interleave false cannot be trained"),
+        ({"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 0.5}}, "yarn's attention factor 1.156 cannot"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "a quantised checkpoint cannot be trained"),
+    ],
+)
+def test_what_the_router_or_latent_attention_cannot_do_is_said(change: dict[str, Any], message: str) -> None:
+    assert check_model_flags(ModelConfig(), DEEPSEEK | change)[0].startswith(message)
+
+
 def test_a_config_that_lacks_a_size_is_named() -> None:
     with pytest.raises(ConfigError, match=r"config\.json lacks 'vocab_size'"):
         model_shape({key: value for key, value in LLAMA.items() if key != "vocab_size"})
