@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 
 
 def pytest_collection_finish() -> None:
-    """Leave what thousands of tests are made of out of every later garbage collection: each took a third of a second."""
+    """Leave what thousands of tests are made of out of later garbage collections: each took a third of a second."""
     gc.collect()
     gc.freeze()
 
