@@ -102,7 +102,7 @@ def test_shares_are_equal_in_number_and_close_to_the_best_in_cost(costs: list[in
         max(sum(costs[i] for i in order[start : start + size]) for start in range(0, 6, size))
         for order in itertools.permutations(range(6))
     )
-    assert max(sum(costs[i] for i in share) for share in shares) <= max(1.34 * best, best + max(costs) / 3)
+    assert max(sum(costs[i] for i in share) for share in shares) <= 1.34 * best
 
 
 def test_shares_of_hand_worked_costs() -> None:
