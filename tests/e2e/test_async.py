@@ -1,4 +1,4 @@
-"""Asynchronous training over a real engine and trainer: it learns, within its bound; a kill loses and repeats nothing."""
+"""Asynchronous training over a real engine and trainer: it learns, in its bound; a kill loses and repeats nothing."""
 
 from __future__ import annotations
 
