@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slimrl.engines.client import HttpEngineClient
-from slimrl.sync.disk import DiskTransport
+from slimrl.sync.disk import DiskWay
+from slimrl.sync.fleet import Fleet
 from slimrl.types import SamplingParams
 
 pytestmark = pytest.mark.timeout(600)
@@ -193,8 +194,8 @@ def halved(checkpoint: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.usefixtures("changed_weights")
 def test_weights_from_disk_answer_under_their_version(engine, tokenizer, logits_of, tmp_path) -> None:
-    transport = DiskTransport(engine.url, tmp_path / "weights", config_source=engine.checkpoint)
-    transport.publish(halved(engine.checkpoint).items(), version=5)
+    fleet = Fleet([engine.url], DiskWay(tmp_path / "weights", config_source=engine.checkpoint))
+    fleet.publish(halved(engine.checkpoint).items(), version=5)
     prompt = tokenizer(PROMPT).input_ids
     reply = engine.generate(input_ids=prompt, sampling_params=GREEDY, return_logprob=True)
     entries = reply["meta_info"]["output_token_logprobs"]
