@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from slimrl.endpoint import ChatTemplate
+
+# Before torch is imported: its threads sleep while they wait, as those of the trainer and the engine do in a run.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # How long an example takes depends on what else the machine does; pytest-timeout guards against one that hangs.
 hypothesis.settings.register_profile("slimrl", deadline=None)
