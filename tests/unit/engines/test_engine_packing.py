@@ -65,6 +65,24 @@ def test_tokens_that_prompts_share_are_computed_once(tiny_llama: Path, open_engi
     assert sizes[1:] == [1]
 
 
+def test_a_prompt_shares_less_with_one_of_its_pass_than_that_one_has_stored(
+    tiny_llama: Path, open_engine: Any, some_prompt: Any
+) -> None:
+    """The second turn of one conversation, whose first is still there, beside the second turn of another."""
+    runner = open_engine(tiny_llama).runner
+    system = some_prompt(0, 20)
+    first = runner.open((*system, 3, 4, 5), None)
+    runner.prefill()
+    second = runner.open((*first.context, *some_prompt(1, 8)), None)
+    other = runner.open((*system, 9, *some_prompt(2, 12)), None)
+    assert runner.prefill() == [second, other]
+    for prompt in (second, other):
+        alone = open_engine(tiny_llama).runner
+        expected = alone.open(prompt.context, None)
+        alone.prefill()
+        torch.testing.assert_close(prompt.logits, expected.logits)
+
+
 def test_a_prompt_longer_than_a_chunk_takes_several_passes(
     tiny_llama: Path, open_engine: Any, some_prompt: Any
 ) -> None:

@@ -225,7 +225,7 @@ class NativeRunner:
         prompt.num_cached = length
         prompt.num_done = min(length, donor.num_done)
         self._prompts.copy(donor, prompt, prompt.num_done)
-        return part.nodes[: length - donor.num_done] if part else []
+        return part.nodes[: max(0, length - donor.num_done)] if part else []
 
     def _score(self, part: Packed, hidden: torch.Tensor) -> None:
         """Log-probs of the prompt tokens that this pass's own rows predict."""
