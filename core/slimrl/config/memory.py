@@ -48,6 +48,7 @@ def estimate_memory(
         # as long as all serve: what a dead one leaves over comes on top
         rows = min(config.sglang.sglang_max_running_requests, -(-samples_in_flight // num_engines))
         tokens = (config.rollout.rollout_max_response_len or 0) + (config.rollout.rollout_max_prompt_len or 0)
+        tokens = min(tokens, config.rollout.rollout_max_context_len or tokens)
         processes["engine" if num_engines == 1 else f"engine {index}"] = {
             "weights": num_parameters * size,
             "KV cache": float(rows * tokens * (model.kv_numbers_per_token() or 0) * size),

@@ -76,6 +76,8 @@ def test_the_engine_keeps_the_cache_of_what_runs_at_once(make_config: Make) -> N
     assert memory(make_config(cluster=CPU))["engine"]["KV cache"] == 64 * 16 * numbers_per_token * 4
     few = make_config(cluster=CPU, rollout_max_prompt_len=4, sglang=SglangConfig(sglang_max_running_requests=10))
     assert memory(few)["engine"]["KV cache"] == 10 * 20 * numbers_per_token * 4
+    short = replace(few, rollout=replace(few.rollout, rollout_max_context_len=18))
+    assert memory(short)["engine"]["KV cache"] == 10 * 18 * numbers_per_token * 4
 
 
 def test_several_engines_share_the_threads_and_the_requests(make_config: Make) -> None:
