@@ -35,8 +35,7 @@ async def _answer(reference: Awaitable[Any]) -> Any:
     try:
         return await reference
     except RayTaskError as error:
-        if isinstance(error.cause, SlimrlError):
-            raise EngineError(str(error.cause)) from error
-        raise
+        cause = error.cause
+        raise EngineError(str(cause) if isinstance(cause, SlimrlError) else repr(cause)) from error
     except RayActorError as error:
         raise EngineError(f"a process of the run died: {error}") from error

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import http.server
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,6 +196,49 @@ def test_several_engines_take_each_bucket_and_one_that_dies_does_not_hold_up_the
         fleet.publish(weights.items(), 13)
         assert list(fleet.left_out) == [1]
         assert set(complete(engine_url).weight_versions) == {13}
+
+
+def test_an_engine_with_a_part_of_the_weights_stands_still_until_it_has_all(
+    engine_url: str, tiny_checkpoint: Path
+) -> None:
+    calls: list[str] = []
+    num_buckets = 2  # it takes so many, then refuses one
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(200)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            calls.append(self.path)
+            self.answer(400 if calls.count("/update_weights_from_tensor") > num_buckets else 200)
+
+        def answer(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    weights = random_weights(tiny_checkpoint, seed=13)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        fleet = Fleet([url, engine_url], SharedMemoryWay(bucket_bytes=10_000))
+        fleet.publish(weights.items(), 21)
+        assert "refused POST /update_weights_from_tensor" in fleet.left_out[0]
+        assert set(complete(engine_url).weight_versions) == {21}
+        assert calls[0] == "/pause_generation"
+        assert "/continue_generation" not in calls
+        num_buckets = 1000
+        calls.clear()
+        fleet.send_to(0, url, weights.items(), 21)
+        assert calls[-1] == "/continue_generation"
+        assert fleet.left_out == {}
+        server.shutdown()
 
 
 def read_bucket(description: str) -> Weights:
