@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from torch import Tensor
 
 from slimrl.algorithms.segments import Segment
@@ -95,28 +94,3 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no 
             for q, k, v, mask in zip(queries, keys, values, packed.masks, strict=True)
         ]
         return torch.cat(outputs).flatten(1)
-
-
-class PackedLatentAttention(MLASelfAttention):  # type: ignore[misc]  # Megatron has no types
-    """Megatron's latent attention at the angles it is given, where Megatron counts positions from 0."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.rotary_pos_emb = _GivenAngles()
-
-    def forward(self, hidden_states: Tensor, *args: Any, rotary_pos_emb: Tensor, **kwargs: Any) -> Any:
-        """As Megatron's self-attention; `rotary_pos_emb` as `rotary_angles` gives it."""
-        self.rotary_pos_emb.angles = rotary_pos_emb
-        return super().forward(hidden_states, *args, rotary_pos_emb=None, **kwargs)
-
-
-class _GivenAngles(torch.nn.Module):
-    """Stands where Megatron computes the angles of a sequence."""
-
-    angles: Tensor
-
-    def get_rotary_seq_len(self, *args: Any) -> int:
-        return self.angles.size(0)
-
-    def forward(self, length: int, **kwargs: Any) -> Tensor:
-        return self.angles

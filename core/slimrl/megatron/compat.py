@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sys
 import types
@@ -46,7 +47,7 @@ def prepare_megatron(device: torch.device) -> None:
 def prepare_distributed_checkpoints(device: torch.device) -> None:
     """Make Megatron's distributed checkpoints usable on `device`; call after `prepare_megatron`."""
     with without_megatron_warnings():
-        for name in ("filesystem_async", "torch"):
+        for name in ("filesystem_async", "state_dict_saver", "torch"):
             importlib.import_module(f"megatron.core.dist_checkpointing.strategies.{name}")
     if device.type == "cpu":
         _give_megatron_a_cpu_torch()
@@ -81,6 +82,11 @@ def _without_compiler() -> Iterator[None]:
         yield
     finally:
         torch.compile = compile_function
+
+
+def submodules_of(spec: Any) -> Any:  # Any: Megatron has no types
+    """What a module of a layer's spec is made of; 0.16 describes a module by a ModuleSpec, 0.19 some by a partial."""
+    return spec.keywords["submodules"] if isinstance(spec, functools.partial) else spec.submodules
 
 
 @contextlib.contextmanager

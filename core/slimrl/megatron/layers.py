@@ -12,43 +12,10 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from slimrl.megatron.attention import PackedAttention, PackedLatentAttention
-
-
-class _RmsNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(torch.linalg.vecdot(wide, wide).div_(x.size(-1)).add_(epsilon)).unsqueeze_(-1)
-        ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype).mul_(weight)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight, scale = ctx.saved_tensors
-        normed = x.float().mul(scale)
-        grad = grads[0].float()
-        grad_weight = (grad * normed).flatten(0, -2).sum(0)
-        inner = grad * weight
-        along = torch.linalg.vecdot(inner, normed).div_(x.size(-1)).unsqueeze_(-1)
-        grad_x = inner.sub_(normed.mul_(along)).mul_(scale)
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None
-
-
-class RmsNorm(torch.nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in float32 (Zhang and Sennrich 2019)."""
-
-    def __init__(self, config: Any, hidden_size: int, eps: float = 1e-6, **kwargs: Any) -> None:
-        super().__init__()
-        self.epsilon = eps
-        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
-        # Megatron sums its gradient over the tensor-parallel ranks then
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape ending in hidden_size; the same shape."""
-        normed: Tensor = _RmsNorm.apply(x, self.weight, self.epsilon)  # type: ignore[no-untyped-call]
-        return normed
+from slimrl.megatron.attention import PackedAttention
+from slimrl.megatron.compat import submodules_of
+from slimrl.megatron.latent_attention import PackedLatentAttention
+from slimrl.megatron.norm import RmsNorm
 
 
 class _SwiGlu(torch.autograd.Function):
@@ -96,13 +63,6 @@ class NormedRowParallelLinear(RowParallelLinear):  # type: ignore[misc]  # Megat
         return self.norm(output), None
 
 
-class LatentNorm(RmsNorm):
-    """The norm of a latent vector; DeepSeek's epsilon for it is fixed, whatever the config says."""
-
-    def __init__(self, config: Any, hidden_size: int, **kwargs: Any) -> None:
-        super().__init__(config, hidden_size, eps=1e-6)
-
-
 def block_spec(config: Any, *, has_post_norms: bool) -> TransformerBlockSubmodules:
     """The decoder layers of this pipeline stage out of Megatron's own parallel layers and the modules above."""
     block = get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization="RMSNorm")
@@ -114,18 +74,17 @@ def block_spec(config: Any, *, has_post_norms: bool) -> TransformerBlockSubmodul
 
 def _use_own_modules(layer: Any, config: Any, has_post_norms: bool) -> None:
     layer.input_layernorm = layer.pre_mlp_layernorm = RmsNorm
-    attention, feed_forward = layer.self_attention.submodules, layer.mlp.submodules
+    attention, feed_forward = layer.self_attention.submodules, submodules_of(layer.mlp)
     attention.core_attention = PackedAttention
     if config.multi_latent_attention:
         layer.self_attention.module = PackedLatentAttention
-        attention.q_layernorm = attention.kv_layernorm = LatentNorm
     elif config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RmsNorm
     if hasattr(feed_forward, "experts"):
         # Megatron's local layers would name a distributed checkpoint's tensor otherwise than its others do
         layer.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.", None)
-        feed_forward.experts.submodules.activation_func = SwiGlu
-        feed_forward.shared_experts.submodules.activation_func = SwiGlu
+        submodules_of(feed_forward.experts).activation_func = SwiGlu
+        submodules_of(feed_forward.shared_experts).activation_func = SwiGlu
     else:
         feed_forward.activation_func = SwiGlu
     if has_post_norms:

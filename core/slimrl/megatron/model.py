@@ -109,7 +109,7 @@ def _build(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Packe
         kv_channels=shape.kv_channels,
         layernorm_epsilon=shape.norm_epsilon,
         normalization="RMSNorm",
-        qk_layernorm=shape.has_qk_norm or shape.mla is not None,
+        qk_layernorm=shape.has_qk_norm,
         rotary_interleaved=shape.has_interleaved_rotary,
         gated_linear_unit=True,
         activation_func=F.silu,
