@@ -55,6 +55,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         write(flags, flags.input, partial)
         partial.replace(flags.output)
+    except OSError as e:
+        raise CheckpointError(f"{e.filename or flags.output}: {e.strerror or e}") from e
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     sys.stdout.write(f"{flags.output}\n")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 from slimrl.errors import CheckpointError
 from slimrl.megatron.compat import prepare_distributed_checkpoints, prepare_megatron, without_megatron_warnings
@@ -62,10 +63,12 @@ def write_megatron(
         _write_rank(0, source, folder, shape, dtype, 1, 1, None)
     else:
         with tempfile.TemporaryDirectory() as meeting:
-            store = str(Path(meeting) / "store")
-            torch.multiprocessing.spawn(  # type: ignore[no-untyped-call, attr-defined]
-                _write_rank, (source, folder, shape, dtype, tensor_size, pipeline_size, store), nprocs=size
-            )
+            work = (source, folder, shape, dtype, tensor_size, pipeline_size, str(Path(meeting) / "store"))
+            try:
+                spawn(_write_rank, work, nprocs=size)  # type: ignore[no-untyped-call]
+            except ProcessException as e:
+                reason = str(e).strip().splitlines()[-1]
+                raise CheckpointError(f"one of the {size} processes that convert {source} failed: {reason}") from e
     (folder / TRACKER).write_text(f"{RELEASE}\n")
 
 
