@@ -10,10 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from slimrl.algorithms.segments import Segment
+from slimrl.megatron.token_split import TokenSplit, own_segments
 
 
 @dataclass
@@ -31,6 +33,24 @@ class PackedSegments(PackedSeqParams):  # type: ignore[misc]  # Megatron has no 
     """[sum of key_sizes] token of each key; None: each segment's keys are its own tokens."""
     masks: list[Tensor | None] = field(default_factory=list)
     """[segments] bool [rows, keys], or None for plainly causal."""
+    sharing: Any = None
+    """The group of processes among which the tokens are split; `keys` counts all their tokens, process by process."""
+
+
+def split_segments(
+    segments: Sequence[Segment], split: TokenSplit, rank: int, group: Any, device: torch.device
+) -> PackedSegments:
+    """What one of the processes that share the tokens computes of the segments."""
+    parts, places = own_segments(segments, split.nodes[rank]), split.places
+    packed = packed_segments([part for part, _ in parts], device)
+    keys = [places[keys] for _, keys in parts]
+    packed.key_sizes = [len(one) for one in keys]
+    packed.keys = torch.from_numpy(np.concatenate(keys)).to(device)
+    packed.sharing = group
+    num_tokens = split.nodes.shape[1]
+    packed.cu_seqlens_q = packed.cu_seqlens_kv = torch.tensor([0, num_tokens], dtype=torch.int32)
+    packed.max_seqlen_q = packed.max_seqlen_kv = num_tokens
+    return packed
 
 
 def packed_segments(segments: Sequence[Segment], device: torch.device) -> PackedSegments:
@@ -75,6 +95,10 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no 
     ) -> Tensor:
         """[tokens, heads, channels] each, fewer heads for key and value; returns [tokens, heads * value channels]."""
         packed = packed_seq_params
+        if packed.sharing is not None:
+            key, value = (
+                gather_from_sequence_parallel_region(part.contiguous(), group=packed.sharing) for part in (key, value)
+            )
         if packed.keys is not None:
             # One gather for all segments: its backward is one addition, not one a segment.
             key, value = key.index_select(0, packed.keys), value.index_select(0, packed.keys)

@@ -42,6 +42,7 @@ def prepare_megatron(device: torch.device) -> None:
     _work_without_transformer_engine()
     if device.type == "cpu":
         _give_megatron_a_cpu_torch()
+        _use_cpu_random_state()
 
 
 def prepare_distributed_checkpoints(device: torch.device) -> None:
@@ -148,6 +149,14 @@ def _give_megatron_a_cpu_torch() -> None:
             module.torch = view  # type: ignore[attr-defined]
 
 
+def _use_cpu_random_state() -> None:
+    """Layers that are computed again restore CUDA's generator by functions of Megatron's own."""
+    from megatron.core.tensor_parallel import random
+
+    random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+    random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
+
+
 class _View(types.ModuleType):
     """A module seen through a few replacements."""
 
@@ -170,9 +179,35 @@ class _CpuTorch(_View):
             manual_seed=torch.manual_seed,
             get_rng_state=lambda *args: torch.get_rng_state(),
             set_rng_state=lambda state, *args: torch.set_rng_state(state),
+            Stream=_NoStream,
+            Event=_NoStream,
+            current_stream=lambda *args: _NoStream(),
+            stream=lambda stream: contextlib.nullcontext(),
         )
         factories = {name: _on_cpu(getattr(torch, name)) for name in ("zeros", "ones", "empty", "tensor", "full")}
         super().__init__(torch, cuda=cuda, **factories)
+
+
+class _NoStream:
+    """Stands for a CUDA stream or event where work is done in the order it is asked for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def record(self, *args: Any) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+    def wait_stream(self, *args: Any) -> None:
+        pass
+
+    def wait_event(self, *args: Any) -> None:
+        pass
+
+    def wait(self, *args: Any) -> None:
+        pass
 
 
 def _on_cpu(factory: Any) -> Any:  # Any: overloaded builtins of torch

@@ -7,6 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimrl.megatron.vocabulary import VocabularyShare
+
+
+def embed_share(tokens: Tensor, weight: Tensor, share: VocabularyShare) -> Tensor:
+    """As `embed` where `weight` has a share of the rows: the tokens of that share, zeros for the others."""
+    rows, is_here = share.find(tokens)
+    return embed(rows, weight) * is_here[:, None]
+
 
 def embed(tokens: Tensor, weight: Tensor) -> Tensor:
     """Rows of `weight` [vocabulary, hidden] for `tokens` [tokens]: [tokens, hidden]. Differentiable in weight."""

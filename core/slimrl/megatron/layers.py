@@ -63,9 +63,9 @@ class NormedRowParallelLinear(RowParallelLinear):  # type: ignore[misc]  # Megat
         return self.norm(output), None
 
 
-def block_spec(config: Any, *, has_post_norms: bool) -> TransformerBlockSubmodules:
-    """The decoder layers of this pipeline stage out of Megatron's own parallel layers and the modules above."""
-    block = get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization="RMSNorm")
+def block_spec(config: Any, *, has_post_norms: bool, chunk: int | None = None) -> TransformerBlockSubmodules:
+    """The decoder layers of this pipeline stage, or of one chunk of it: Megatron's own, with the modules above."""
+    block = get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization="RMSNorm", vp_stage=chunk)
     block.layer_norm = RmsNorm
     for layer in block.layer_specs:
         _use_own_modules(layer.submodules, config, has_post_norms)

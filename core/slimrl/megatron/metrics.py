@@ -10,7 +10,7 @@ from slimrl.algorithms.correction import correction_metrics
 from slimrl.megatron.loss import CORRECTION
 
 
-def step_metrics(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+def step_metrics(sums: Sequence[Mapping[str, Tensor | float]]) -> dict[str, float]:
     """Metrics of one step; see `StepLoss` for the sums.
 
     Losses and the clip fraction are means over the whole step, samples that were skipped included (they add zero).

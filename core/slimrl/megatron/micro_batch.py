@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimrl.algorithms.prefix_trie import build_trie
-from slimrl.algorithms.segments import attention_segments
+from slimrl.algorithms.segments import Segment, attention_segments
 from slimrl.errors import TrainError
-from slimrl.megatron.attention import packed_segments
+from slimrl.megatron.attention import packed_segments, split_segments
 from slimrl.megatron.model import PackedTokens
+from slimrl.megatron.parallel import Parallel
+from slimrl.megatron.token_split import split_tokens
 from slimrl.types import TrainBatch
 
 
@@ -83,15 +85,19 @@ class Pack:
 
     packed: PackedTokens
     rows: Tensor
-    """[trained] which of the pass's hidden states predicts the token."""
+    """[trained] which of the pass's hidden states predicts the token; of the `own` tokens, where there are such."""
     targets: Tensor
     """[trained]"""
     places: Tensor
     """[trained] where the token is in the batch's response tokens."""
     lengths: Tensor
     """[samples] trained tokens of each sample."""
+    num_nodes: int
+    """Tokens that are computed, by all processes that share the pass."""
     num_sample_tokens: int
     """Tokens the samples have in all, before what they share was merged."""
+    own: Tensor | None = None
+    """[own trained] the trained tokens that this process predicts, where processes share the pass."""
 
     def __len__(self) -> int:
         return self.targets.size(0)
@@ -108,24 +114,54 @@ class MicroBatch:
         return len(self.pack)
 
 
-def build_pack(samples: Sequence[TrainedSample], *, share_prefixes: bool, device: torch.device) -> Pack:
-    """Merge samples into one pass."""
-    trie = build_trie([sample.inputs for sample in samples], share=share_prefixes)
-    nodes = np.concatenate([path[sample.predictors] for path, sample in zip(trie.paths, samples, strict=True)])
-    predictors, rows = np.unique(nodes, return_inverse=True)
-    packed = PackedTokens(
-        tokens=torch.from_numpy(trie.tokens).to(device),
-        positions=torch.from_numpy(trie.positions).to(device),
-        segments=packed_segments(attention_segments(trie), device),
-        predictors=torch.from_numpy(predictors).to(device),
-    )
-    targets = np.concatenate([sample.targets for sample in samples]).astype(np.int64)
-    places = np.concatenate([sample.places for sample in samples])
+def build_pack(
+    samples: Sequence[TrainedSample], parallel: Parallel, *, share_prefixes: bool, device: torch.device
+) -> Pack:
+    """Merge samples into one pass; without samples it is a pass over a token that nothing is made of.
+
+    Where processes share its tokens, this is what this one computes of it.
+    """
+    if samples:
+        trie = build_trie([sample.inputs for sample in samples], share=share_prefixes)
+        tokens, positions, segments = trie.tokens, trie.positions, attention_segments(trie)
+        of_sample = [path[sample.predictors] for path, sample in zip(trie.paths, samples, strict=True)]
+        nodes = np.concatenate(of_sample)
+    else:
+        tokens = positions = nodes = np.zeros(0, dtype=np.int64)
+        segments = []
+    num_nodes = len(tokens)
+    missing = -num_nodes % parallel.layout.token_multiple if samples else parallel.layout.token_multiple
+    if missing:
+        tokens, positions = (np.pad(array, (0, missing)) for array in (tokens, positions))
+        segments = [*segments, Segment(num_nodes, num_nodes + missing, np.zeros(0, dtype=np.int64), None)]
+    own = None
+    if parallel.context_group is None:
+        packed = packed_segments(segments, device)
+        predictors, rows = np.unique(nodes, return_inverse=True)
+    else:
+        split, rank = split_tokens(len(tokens), parallel.layout.context_size), parallel.context_rank
+        packed = split_segments(segments, split, rank, parallel.context_group, device)
+        tokens, positions = tokens[split.nodes[rank]], positions[split.nodes[rank]]
+        own = np.flatnonzero(split.process_of(nodes) == rank)
+        predictors, rows = np.unique(np.searchsorted(split.nodes[rank], nodes[own]), return_inverse=True)
+    targets = _joined([sample.targets for sample in samples])
+    places = _joined([sample.places for sample in samples])
     return Pack(
-        packed=packed,
+        packed=PackedTokens(
+            tokens=torch.from_numpy(tokens).to(device),
+            positions=torch.from_numpy(positions).to(device),
+            segments=packed,
+            predictors=torch.from_numpy(predictors).to(device),
+        ),
         rows=torch.from_numpy(rows).to(device),
         targets=torch.from_numpy(targets).to(device),
         places=torch.from_numpy(places).to(device),
         lengths=torch.tensor([len(sample.targets) for sample in samples], device=device),
+        num_nodes=num_nodes,
         num_sample_tokens=sum(len(sample.inputs) for sample in samples),
+        own=None if own is None else torch.from_numpy(own).to(device),
     )
+
+
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+    return np.concatenate(arrays).astype(np.int64) if arrays else np.zeros(0, dtype=np.int64)

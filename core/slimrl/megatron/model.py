@@ -8,18 +8,26 @@ import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
+)
 from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
 from torch import Tensor
 
+from slimrl.config.layout import KEEP_ALL, SINGLE, Layout, Recompute
 from slimrl.megatron.attention import PackedSegments
 from slimrl.megatron.compat import mark_parameters, tensors_stay_on, without_megatron_warnings
-from slimrl.megatron.convert.place import Place, padded_vocabulary
-from slimrl.megatron.embedding import embed
+from slimrl.megatron.convert.place import Place, local_rules, padded_vocabulary
+from slimrl.megatron.embedding import embed, embed_share
 from slimrl.megatron.layers import block_spec
 from slimrl.megatron.mla_shape import MlaShape
 from slimrl.megatron.moe_shape import MoeShape
 from slimrl.megatron.rotary import inverse_frequencies, rotary_angles
 from slimrl.megatron.shape import ModelShape
+from slimrl.megatron.vocabulary import VocabularyShare
 
 
 @dataclass(frozen=True)
@@ -42,12 +50,12 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
     """Megatron's GPT model, returning hidden states of chosen tokens instead of logits of all."""
 
     frequencies: Tensor
+    vocabulary_share: VocabularyShare | None
+    """What of the vocabulary this tensor-parallel rank has; None: all."""
 
     def forward(self, packed: PackedTokens) -> Tensor:
-        """Final, normalised hidden states of `packed.predictors`: [rows, hidden]."""
-        embedded = None
-        if self.pre_process:
-            embedded = embed(packed.tokens, self.embedding.word_embeddings.weight)[:, None]
+        """Final, normalised hidden states of `packed.predictors`: [rows, hidden]; before the last stage, all states."""
+        embedded = self._embed(packed.tokens)[:, None] if self.pre_process else None
         hidden: Tensor = self.decoder(
             hidden_states=embedded,
             attention_mask=None,
@@ -56,7 +64,28 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
             ),
             packed_seq_params=packed.segments,
         )
-        return hidden.squeeze(1).index_select(0, packed.predictors) if self.post_process else hidden
+        if not self.post_process:
+            return hidden
+        hidden = hidden.squeeze(1)
+        if self.vocabulary_share is not None:
+            # each rank's gradient is that of its share of the vocabulary
+            if self.config.sequence_parallel:
+                hidden = gather_from_sequence_parallel_region(hidden)
+            else:
+                hidden = copy_to_tensor_model_parallel_region(hidden)
+        return hidden.index_select(0, packed.predictors)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        weight: Tensor = self.embedding.word_embeddings.weight
+        if self.vocabulary_share is None:
+            return embed(tokens, weight)
+        part = embed_share(tokens, weight, self.vocabulary_share)
+        embedded: Tensor = (
+            reduce_scatter_to_sequence_parallel_region(part)
+            if self.config.sequence_parallel
+            else reduce_from_tensor_model_parallel_region(part)
+        )
+        return embedded
 
     @property
     def output_weight(self) -> Tensor:
@@ -71,14 +100,53 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
 
 def build_model(shape: ModelShape, *, device: torch.device, dtype: torch.dtype) -> PackedGpt:
     """A model of that shape with weights that are still to be loaded. Needs `init_parallel`."""
-    with without_megatron_warnings(), tensors_stay_on(device):
-        model = _build(shape, device, dtype)
-    model.to(device)
-    model.frequencies = inverse_frequencies(shape).to(device)
-    _make_router_biases_parameters(model)
-    mark_parameters(model)
-    model.train()
+    (model,) = build_chunks(shape, device=device, dtype=dtype)
     return model
+
+
+def build_chunks(
+    shape: ModelShape,
+    layout: Layout = SINGLE,
+    recompute: Recompute = KEEP_ALL,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> list[PackedGpt]:
+    """This process's part of a model: one chunk of layers, or several for an interleaved pipeline."""
+    is_interleaved = layout.chunks_per_stage > 1
+    chunks = []
+    for chunk in range(layout.chunks_per_stage):
+        with without_megatron_warnings(), tensors_stay_on(device):
+            model = _build(shape, layout, recompute, chunk if is_interleaved else None, device, dtype)
+        model.to(device)
+        model.frequencies = inverse_frequencies(shape).to(device)
+        model.vocabulary_share = _vocabulary_share(shape)
+        _make_router_biases_parameters(model)
+        _mark_shared(model, shape)
+        mark_parameters(model)
+        model.train()
+        chunks.append(model)
+    return chunks
+
+
+def _mark_shared(model: PackedGpt, shape: ModelShape) -> None:
+    """Say which parameters differ between tensor-parallel ranks, for the gradient norm.
+
+    Megatron says it only of those that it fills itself.
+    """
+    parameters = dict(model.named_parameters())
+    for name, rule in local_rules(shape, place_of(model)):
+        parameters[name].tensor_model_parallel = rule.share is not None
+
+
+def _vocabulary_share(shape: ModelShape) -> VocabularyShare | None:
+    size = parallel_state.get_tensor_model_parallel_world_size()
+    if size == 1:
+        return None
+    num_rows = padded_vocabulary(shape.vocab_size, size) // size
+    start = parallel_state.get_tensor_model_parallel_rank() * num_rows
+    group = parallel_state.get_tensor_model_parallel_group()
+    return VocabularyShare(start, min(start + num_rows, shape.vocab_size), group)
 
 
 def place_of(model: PackedGpt) -> Place:
@@ -97,7 +165,14 @@ def place_of(model: PackedGpt) -> Place:
     )
 
 
-def _build(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> PackedGpt:
+def _build(
+    shape: ModelShape,
+    layout: Layout,
+    recompute: Recompute,
+    chunk: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> PackedGpt:
     kind = TransformerConfig if shape.mla is None else MLATransformerConfig
     tensor_size = parallel_state.get_tensor_model_parallel_world_size()
     config = kind(
@@ -120,7 +195,19 @@ def _build(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Packe
         hidden_dropout=0.0,
         attention_dropout=0.0,
         tensor_model_parallel_size=tensor_size,
+        sequence_parallel=layout.is_sequence_parallel,
         pipeline_model_parallel_size=parallel_state.get_pipeline_model_parallel_world_size(),
+        virtual_pipeline_model_parallel_size=None if chunk is None else layout.chunks_per_stage,
+        # the one process of a CPU has nothing to exchange
+        moe_token_dispatcher_type="allgather" if device.type == "cpu" and layout.is_single else "alltoall",
+        # micro-batches differ in their numbers of tokens
+        variable_seq_lengths=layout.pipeline_size > 1,
+        # the interleaved schedule sends and receives one by one
+        batch_p2p_comm=chunk is None,
+        overlap_p2p_comm=chunk is not None,
+        recompute_granularity=recompute.granularity,
+        recompute_method=recompute.method,
+        recompute_num_layers=recompute.num_layers,
         expert_model_parallel_size=parallel_state.get_expert_model_parallel_world_size(),
         expert_tensor_parallel_size=parallel_state.get_expert_tensor_parallel_world_size(),
         params_dtype=dtype,
@@ -135,22 +222,24 @@ def _build(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Packe
         bias_dropout_fusion=False,
         persist_layer_norm=False,
         apply_rope_fusion=False,
-        **({} if shape.moe is None else _moe_settings(shape.moe, device)),
+        **({} if shape.moe is None else _moe_settings(shape.moe)),
         **({} if shape.mla is None else _mla_settings(shape.mla)),
     )
+    ends = {} if chunk is None else {"ignore_virtual": False, "vp_stage": chunk}
     return PackedGpt(
         config=config,
-        transformer_layer_spec=block_spec(config, has_post_norms=shape.has_post_norms),
+        transformer_layer_spec=block_spec(config, has_post_norms=shape.has_post_norms, chunk=chunk),
         vocab_size=padded_vocabulary(shape.vocab_size, tensor_size),
         max_sequence_length=shape.max_positions,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
+        pre_process=parallel_state.is_pipeline_first_stage(**ends),
+        post_process=parallel_state.is_pipeline_last_stage(**ends),
         share_embeddings_and_output_weights=shape.has_tied_embeddings,
         position_embedding_type="none",
+        vp_stage=chunk,
     )
 
 
-def _moe_settings(moe: MoeShape, device: torch.device) -> dict[str, object]:
+def _moe_settings(moe: MoeShape) -> dict[str, object]:
     return {
         "num_moe_experts": moe.num_experts,
         "moe_ffn_hidden_size": moe.ffn_hidden_size,
@@ -169,8 +258,6 @@ def _moe_settings(moe: MoeShape, device: torch.device) -> dict[str, object]:
         # reinforcement learning keeps the routing that pre-training balanced
         "moe_router_load_balancing_type": "none",
         "moe_aux_loss_coeff": 0.0,
-        # all-to-all needs CUDA streams
-        "moe_token_dispatcher_type": "alltoall" if device.type == "cuda" else "allgather",
     }
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
-from torch import Tensor
+from torch import Tensor, distributed
 
 from slimrl.config.optimizer import OptimizerConfig
 from slimrl.errors import CheckpointError
 from slimrl.megatron.compat import without_megatron_warnings
 from slimrl.megatron.model import PackedGpt
+from slimrl.megatron.shards import Shards
 from slimrl.megatron.tensor_files import TensorReader
 
 STATE = {"adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
@@ -27,13 +31,24 @@ class PolicyOptimizer:
     weights; gradients are always summed in float32.
     """
 
-    def __init__(self, model: PackedGpt, config: OptimizerConfig) -> None:
+    def __init__(
+        self, chunks: Sequence[PackedGpt], shards: Shards, config: OptimizerConfig, *, is_shared: bool = False
+    ) -> None:
         self._config = config
-        self._model = model
-        is_bf16 = model.config.bf16
+        self._shards = shards
+        self._is_shared = is_shared
+        self._has_state = False
+        self._keys = STATE[config.optimizer] if config.optimizer == "adam" or config.sgd_momentum else ()
+        model_config = chunks[0].config
+        self._is_bf16 = is_bf16 = bool(model_config.bf16)
         with without_megatron_warnings():
-            ddp_config = DistributedDataParallelConfig(grad_reduce_in_fp32=True)
-            self.model = DistributedDataParallel(config=model.config, ddp_config=ddp_config, module=model)
+            ddp_config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=is_shared)
+            self.chunks = [
+                DistributedDataParallel(
+                    config=model_config, ddp_config=ddp_config, module=chunk, disable_bucketing=number > 0
+                )
+                for number, chunk in enumerate(chunks)
+            ]
             self._optimizer = get_megatron_optimizer(
                 MegatronOptimizerConfig(
                     optimizer=config.optimizer,
@@ -46,20 +61,29 @@ class PolicyOptimizer:
                     sgd_momentum=config.sgd_momentum,
                     bf16=is_bf16,
                     params_dtype=torch.bfloat16 if is_bf16 else torch.float32,
+                    use_distributed_optimizer=is_shared,
                     # done here, after the norm was looked at
                     clip_grad=0.0,
                 ),
-                [self.model],
+                self.chunks,
             )
+        # of experts that are spread over processes there is an optimizer apart
+        self._parts: list[Any] = getattr(self._optimizer, "chained_optimizers", [self._optimizer])
         for group in self._optimizer.param_groups:
             # One pass over the weights instead of ten; Megatron has no setting for it.
             group["fused"], group["foreach"] = True, False
             # Megatron leaves this to its own schedule: the multiplier is 0 for biases and norms.
             group["weight_decay"] = config.weight_decay * group["wd_mult"]
 
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """What this process has of each parameter, by the whole model's names."""
+        return {name: parameter for name, (_, parameter) in self._shards.own.items()}
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        self.model.zero_grad_buffer()
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
         self._optimizer.zero_grad()
 
     def grad_norm(self) -> float:
@@ -71,25 +95,32 @@ class PolicyOptimizer:
         """Clip to the configured norm and update the weights."""
         limit = self._config.clip_grad
         if limit > 0 and grad_norm > limit:
-            self.model.scale_gradients(limit / (grad_norm + 1e-6))
+            for chunk in self.chunks:
+                chunk.scale_gradients(limit / (grad_norm + 1e-6))
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step_with_ready_grads()
+        self._has_state = True
 
     def weights_changed(self) -> None:
         """Take the model's weights as they are now and start with a fresh optimizer state."""
         self._optimizer.reload_model_params()
-        self._inner.state.clear()
+        for part in self._parts:
+            part.optimizer.state.clear()
+        self._has_state = False
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything besides the weights, lazily, as `what/parameter`; nothing before the first step."""
-        for name, parameter in self._masters():
-            if parameter.dtype is torch.float32 and self._model.config.bf16:
-                yield f"{MASTER}/{name}", parameter.detach()
-            state = self._inner.state.get(parameter, {})
-            for key in STATE[self._config.optimizer]:
-                if state.get(key) is not None:
-                    yield f"{key}/{name}", state[key]
+        """Everything besides the weights, lazily, as `what/parameter`; nothing before the first step.
+
+        It comes in the first process; the others must go through it to the end to give their shares.
+        """
+        keys = [MASTER] * self._is_bf16 + [key for key in self._keys if self._has_state]
+        for rule in self._shards.trained_rules():
+            for key in keys:
+                own = self._own(rule.megatron, key) if rule.megatron in self._shards.own else None
+                whole = self._shards.whole(rule, own, torch.float32)
+                if whole is not None:
+                    yield f"{key}/{rule.megatron}", whole
 
     @torch.no_grad()
     def load_state(self, reader: TensorReader, num_steps: int) -> None:
@@ -99,37 +130,87 @@ class PolicyOptimizer:
         would run as many times too fast.
         """
         names = reader.names()
-        self._inner.state.clear()
-        for name, parameter in self._masters():
+        for part in self._parts:
+            part.optimizer.state.clear()
+        self._has_state = num_steps > 0
+        for name, (rule, parameter) in self._shards.own.items():
+            slot = self._slot(parameter) if parameter.requires_grad else None
+            if slot is None:
+                continue
             if f"{MASTER}/{name}" in names:
-                parameter.copy_(reader.read(f"{MASTER}/{name}"))
+                slot.master.copy_(slot.of(self._shards.take_share(reader.read(f"{MASTER}/{name}"), rule)))
             if num_steps == 0:
                 continue
             state: dict[str, Tensor] = {}
-            for key in STATE[self._config.optimizer]:
+            for key in self._keys:
                 if f"{key}/{name}" not in names:
                     raise CheckpointError(
                         f"checkpoint {reader.folder} holds no {key} of {name}; resume with the --optimizer it was "
                         "saved with, or start anew without --load"
                     )
-                stored = reader.read(f"{key}/{name}")
+                stored = self._shards.take_share(reader.read(f"{key}/{name}"), rule)
                 if stored.shape != parameter.shape:
                     raise CheckpointError(
                         f"checkpoint {reader.folder}: {key} of {name} is {tuple(stored.shape)}, "
                         f"the model makes it {tuple(parameter.shape)}; resume with the model it was saved with"
                     )
-                state[key] = stored.to(parameter.device, copy=True)
+                state[key] = slot.of(stored).to(parameter.device, copy=True)
             if self._config.optimizer == "adam":
                 state["step"] = torch.tensor(float(num_steps), device=parameter.device)
-            self._inner.state[parameter] = state
+            slot.optimizer.state[slot.master] = state
 
-    @property
-    def _inner(self) -> torch.optim.Optimizer:
-        inner: torch.optim.Optimizer = self._optimizer.optimizer
-        return inner
+    def _own(self, name: str, key: str) -> Tensor:
+        """This process's share of a parameter's numbers, together with those who share its optimizer state."""
+        parameter = self._shards.own[name][1]
+        slot = self._slot(parameter)
+        if not self._is_shared:
+            assert slot is not None
+            return slot.get(key)
+        flat = torch.zeros(parameter.numel(), device=parameter.device)
+        if slot is not None:
+            slot.of(flat).copy_(slot.get(key))
+        is_of_experts = not getattr(parameter, "allreduce", True)
+        group = (
+            parallel_state.get_expert_data_parallel_group()
+            if is_of_experts
+            else parallel_state.get_data_parallel_group(with_context_parallel=True)
+        )
+        distributed.all_reduce(flat, group=group)
+        return flat.view(parameter.shape)
 
-    def _masters(self) -> Iterator[tuple[str, Tensor]]:
-        weights: Mapping[str, Tensor] = dict(self._model.named_parameters())
-        for name, parameter in weights.items():
-            if parameter.requires_grad:
-                yield name, getattr(parameter, "main_param", parameter)
+    def _slot(self, parameter: Tensor) -> _Slot | None:
+        """Where the numbers of a parameter are; None where others that share the optimizer's state have them all."""
+        if not self._is_shared:
+            master = getattr(parameter, "main_param", parameter)
+            part = next(part for part in self._parts if _has(part.optimizer, master))
+            return _Slot(part.optimizer, master, None)
+        for part in self._parts:
+            if parameter in part.model_param_group_index_map:
+                group, number = part.model_param_group_index_map[parameter]
+                inside = part._get_model_param_range_map(parameter)["param"]
+                master = part.optimizer.param_groups[group]["params"][number]
+                return _Slot(part.optimizer, master, slice(inside.start, inside.end))
+        return None
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where this process keeps the optimizer's numbers of a parameter."""
+
+    optimizer: torch.optim.Optimizer
+    master: Tensor
+    part: slice | None
+    """Of the flat parameter; None: all of it, in its shape."""
+
+    def get(self, key: str) -> Tensor:
+        """What this process keeps under a name."""
+        found: Tensor = self.master.detach() if key == MASTER else self.optimizer.state[self.master][key]
+        return found
+
+    def of(self, whole: Tensor) -> Tensor:
+        """The part of a tensor of the parameter's size."""
+        return whole if self.part is None else whole.reshape(-1)[self.part]
+
+
+def _has(optimizer: torch.optim.Optimizer, parameter: Tensor) -> bool:
+    return any(parameter is one for group in optimizer.param_groups for one in group["params"])

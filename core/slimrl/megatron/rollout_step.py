@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slimrl.algorithms.balance import plan_ranks
 from slimrl.algorithms.packing import plan_micro_batches, split_rollouts
 from slimrl.algorithms.reduction import token_weights
 from slimrl.config.grpo import GrpoConfig
@@ -22,7 +23,9 @@ from slimrl.megatron.loss import StepLoss
 from slimrl.megatron.metrics import step_metrics, summarise
 from slimrl.megatron.micro_batch import MicroBatch, Pack, TokenArrays, TrainedSample, build_pack, trained_samples
 from slimrl.megatron.optimizer import PolicyOptimizer
+from slimrl.megatron.parallel import Parallel
 from slimrl.megatron.passes import Passes
+from slimrl.megatron.shape import ModelShape
 from slimrl.megatron.timing import Timer
 from slimrl.traits import AdvantageTraits
 from slimrl.types import TrainBatch
@@ -39,8 +42,9 @@ class Step:
     """One optimizer step: what is computed for it."""
 
     packs: list[Pack]
+    """Those of this process."""
     computed: list[int]
-    """The samples that are in the packs."""
+    """The samples that are in the packs of all processes."""
     num_samples: int
 
     @property
@@ -60,6 +64,8 @@ class RolloutSteps:
     def __init__(
         self,
         optimizer: PolicyOptimizer,
+        shape: ModelShape,
+        parallel: Parallel,
         grpo: GrpoConfig,
         perf: PerfConfig,
         *,
@@ -72,6 +78,8 @@ class RolloutSteps:
     ) -> None:
         self.num_steps = num_steps
         self._optimizer = optimizer
+        self._shape = shape
+        self._parallel = parallel
         self._grpo = grpo
         self._perf = perf
         self._rollouts_per_step = rollouts_per_step
@@ -79,10 +87,12 @@ class RolloutSteps:
         self._loss = StepLoss(grpo, traits.policy_loss)
         self._tokens_per_rollout = max_response_len if traits.divides_by_max_length else None
         self._reference: Mapping[str, Tensor] | None = None
-        self._passes = Passes(optimizer.model, temperature=temperature, entropy_has_grad=grpo.entropy_coef != 0)
+        self._passes = Passes(
+            optimizer.chunks, parallel, temperature=temperature, entropy_has_grad=grpo.entropy_coef != 0
+        )
 
     def set_reference(self, weights: Mapping[str, Tensor]) -> None:
-        """Weights of the reference model by parameter name; kept, not copied."""
+        """What this process has of the reference model, by the whole model's names; kept, not copied."""
         self._reference = weights
 
     def run(
@@ -119,14 +129,19 @@ class RolloutSteps:
             metrics["train/lr"] = lr
             per_step.append(metrics)
         passes = ("perf/train_log_probs_s", "perf/train_forward_backward_s", "perf/train_optimizer_s")
-        model_cpu_s = sum(timer.cpu_seconds[name] for name in passes)
-        metrics = {**summarise(per_step), **_counts(steps), **timer.seconds, "perf/train_model_cpu_s": model_cpu_s}
+        own = {**_counts(steps), "perf/train_model_cpu_s": sum(timer.cpu_seconds[name] for name in passes)}
+        counts = {name: sum(one[name] for one in self._parallel.gather(own)) for name in own}
+        metrics = {**summarise(per_step), **counts, **_samples(steps), **timer.seconds}
         return metrics, advantages.per_sample
 
-    def _forward_backward(self, micro_batches: Sequence[MicroBatch]) -> list[Mapping[str, Tensor]]:
+    def _forward_backward(self, micro_batches: Sequence[MicroBatch]) -> list[Mapping[str, Tensor | float]]:
         if not micro_batches:
             return []
-        return list(self._passes.forward_backward(micro_batches, self._loss))
+        sums = self._passes.forward_backward(micro_batches, self._loss)
+        if self._parallel.layout.is_single:
+            return list(sums)
+        numbers = [{name: float(value) for name, value in part.items()} for part in sums]
+        return [part for parts in self._parallel.gather(numbers) for part in parts]
 
     def _plan(self, batch: TrainBatch, advantages: NDArray[np.float32], samples: Sequence[TrainedSample]) -> list[Step]:
         everything = self._grpo.use_kl_loss or self._grpo.entropy_coef != 0
@@ -157,15 +172,25 @@ class RolloutSteps:
         max_samples: int | None,
         max_tokens: int | None,
     ) -> list[Pack]:
-        plan = plan_micro_batches(
-            [len(samples[i].inputs) for i in computed],
-            batch.group_ids[list(computed)].tolist(),
-            max_samples=max_samples,
-            max_tokens=max_tokens,
-        )
+        lengths, groups = [len(samples[i].inputs) for i in computed], batch.group_ids[list(computed)].tolist()
+        layout = self._parallel.layout
+        # each of the processes that share a micro-batch has its part of the tokens
+        tokens = None if max_tokens is None else max_tokens * layout.context_size
+        if layout.data_size == layout.chunks_per_stage == 1:
+            plan = plan_micro_batches(lengths, groups, max_samples=max_samples, max_tokens=tokens)
+        else:
+            plan = plan_ranks(
+                lengths,
+                groups,
+                num_ranks=layout.data_size,
+                multiple=layout.pipeline_size if layout.chunks_per_stage > 1 else 1,
+                max_samples=max_samples,
+                max_tokens=tokens,
+            ).micro_batches[self._parallel.data_rank]
         return [
             build_pack(
                 [samples[computed[place]] for place in places],
+                self._parallel,
                 share_prefixes=self._perf.share_prefixes,
                 device=self._device,
             )
@@ -180,7 +205,8 @@ class RolloutSteps:
         computed = [i for i, sample in enumerate(samples) if len(sample.targets)]
         packs = self._packs(batch, samples, computed, *_log_prob_limits(self._perf))
         size = len(batch.log_probs)
-        return LogProbs(self._flat(packs, size).cpu().numpy(), self._reference_log_probs(packs, size).cpu().numpy())
+        own = (self._flat(packs, size), self._reference_log_probs(packs, size))
+        return LogProbs(*(self._parallel.add_up(flat).cpu().numpy() for flat in own))
 
     def _token_arrays(
         self,
@@ -220,10 +246,11 @@ class RolloutSteps:
         return self._packs(batch, samples, computed, *_log_prob_limits(self._perf))
 
     def _flat(self, packs: Sequence[Pack], size: int) -> Tensor:
-        """Log-probs of the packs' tokens under the weights as they are: [response tokens]."""
+        """Log-probs of the packs' tokens under the weights as they are: [response tokens], on the last stage."""
         flat = torch.zeros(size, device=self._device)
-        if packs:
-            for pack, log_probs in zip(packs, self._passes.log_probs(packs), strict=True):
+        found = self._passes.log_probs(packs) if packs else []
+        if self._parallel.is_last_stage:
+            for pack, log_probs in zip(packs, found, strict=True):
                 flat[pack.places] = log_probs
         return flat
 
@@ -253,7 +280,7 @@ class RolloutSteps:
 
     @contextlib.contextmanager
     def _swapped(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        parameters = dict(self._optimizer.model.module.named_parameters())
+        parameters = self._optimizer.parameters
         own = {name: parameter.data for name, parameter in parameters.items()}
         try:
             for name, parameter in parameters.items():
@@ -285,12 +312,18 @@ def _check_finite(metrics: Mapping[str, float], where: str) -> None:
 
 
 def _counts(steps: Sequence[Step]) -> dict[str, float]:
+    """Of this process's passes."""
     packs = [pack for step in steps for pack in step.packs]
     return {
         "train/num_tokens": float(sum(len(pack) for pack in packs)),
         "train/num_input_tokens": float(sum(pack.num_sample_tokens for pack in packs)),
-        "train/num_computed_tokens": float(sum(len(pack.packed) for pack in packs)),
+        "train/num_computed_tokens": float(sum(pack.num_nodes for pack in packs)),
         "train/num_micro_batches": float(len(packs)),
+    }
+
+
+def _samples(steps: Sequence[Step]) -> dict[str, float]:
+    return {
         "train/num_samples": float(sum(step.num_samples for step in steps)),
         "train/num_skipped_samples": float(sum(step.num_skipped for step in steps)),
     }

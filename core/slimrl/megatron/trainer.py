@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from slimrl.config.ckpt import CkptConfig
 from slimrl.config.grpo import GrpoConfig
+from slimrl.config.layout import KEEP_ALL, SINGLE, Layout, Recompute
 from slimrl.config.model import ModelConfig
 from slimrl.config.optimizer import OptimizerConfig
 from slimrl.config.perf import PerfConfig
@@ -20,9 +22,8 @@ from slimrl.errors import CheckpointError, ConfigError
 from slimrl.estimator import estimate_of
 from slimrl.heap import return_free_pages
 from slimrl.megatron import checkpoint as files
-from slimrl.megatron.advantages import advantages_of
+from slimrl.megatron.advantages import Advantages, advantages_of
 from slimrl.megatron.compat import prepare_megatron
-from slimrl.megatron.convert.weights import export_weights, load_weights
 from slimrl.megatron.parallel import init_parallel
 from slimrl.megatron.random_state import random_state, restore_random_state
 from slimrl.megatron.schedule import learning_rate
@@ -38,8 +39,10 @@ logger = logging.getLogger(__name__)
 
 
 class MegatronTrainer:
-    """GRPO on one process: weights, float32 gradients and Adam's two moments, so four copies of the model in float32.
+    """GRPO: weights, float32 gradients and Adam's two moments, so four copies of the model in float32.
 
+    Of several processes each has a trainer, which differ in `rank` and find each other at the file `meeting`. All
+    must be asked for the same at the same time; what is published or saved comes from the first.
     With --use-kl-loss the reference weights are one more copy on the same device; they are swapped in for a pass by
     exchanging pointers. In bfloat16 float32 master weights come on top.
     """
@@ -65,6 +68,10 @@ class MegatronTrainer:
         num_threads: int | None = None,
         seed: int = 1234,
         deterministic: bool = False,
+        layout: Layout = SINGLE,
+        recompute: Recompute = KEEP_ALL,
+        rank: int = 0,
+        meeting: Path | None = None,
     ) -> None:
         if ckpt.hf_checkpoint is None:
             raise ConfigError("--hf-checkpoint is required: it gives the model's shape and tokenizer")
@@ -90,15 +97,19 @@ class MegatronTrainer:
 
         prepare_megatron(self._device)
         # Importing Megatron is slow, and these modules do.
-        from slimrl.megatron.model import build_model
+        from slimrl.megatron.model import build_chunks
         from slimrl.megatron.optimizer import PolicyOptimizer
         from slimrl.megatron.rollout_step import RolloutSteps
+        from slimrl.megatron.shards import Shards
 
-        init_parallel(self._device, seed)
-        self._model = build_model(self._shape, device=self._device, dtype=self._dtype)
-        self._optimizer = PolicyOptimizer(self._model, optimizer)
+        self._parallel = init_parallel(self._device, seed, layout, rank, meeting)
+        self._chunks = build_chunks(self._shape, layout, recompute, device=self._device, dtype=self._dtype)
+        self._shards = Shards(self._chunks, self._shape, self._parallel)
+        self._optimizer = PolicyOptimizer(self._chunks, self._shards, optimizer, is_shared=layout.shares_optimizer)
         self._steps = RolloutSteps(
             self._optimizer,
+            self._shape,
+            self._parallel,
             grpo,
             perf,
             traits=advantage_traits_of(advantage),
@@ -134,16 +145,21 @@ class MegatronTrainer:
         logger.info("loaded %s at optimizer step %d", start, self._num_updates)
 
     def train(self, batch: TrainBatch) -> TrainReport:
-        """All optimizer steps of one rollout; raises TrainError when a loss or gradient is not finite."""
+        """All optimizer steps of one rollout; raises TrainError when a loss or gradient is not finite.
+
+        Every process gets the whole batch and makes the same report.
+        """
         metrics, advantages = self._steps.run(
             batch,
-            lambda known: advantages_of(
-                batch,
-                self._estimate,
-                known,
-                name=self._grpo.advantage_estimator,
-                normalize=self._grpo.normalize_advantages,
-                postprocess=self._postprocess,
+            lambda known: self._agreed(
+                advantages_of(
+                    batch,
+                    self._estimate,
+                    known,
+                    name=self._grpo.advantage_estimator,
+                    normalize=self._grpo.normalize_advantages,
+                    postprocess=self._postprocess,
+                )
             ),
             self._num_updates,
             self._learning_rate,
@@ -153,22 +169,37 @@ class MegatronTrainer:
         return TrainReport(metrics=metrics, advantages=advantages)
 
     def export_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The current weights under their Hugging Face names, one at a time; tensors may be views of parameters."""
-        return export_weights(dict(self._model.named_parameters()), self._shape)
+        """The current weights under their Hugging Face names, one at a time; tensors may be views of parameters.
+
+        They come in the first process; the others must go through it to the end, too.
+        """
+        return self._shards.weights()
 
     def publish(self, version: int) -> Mapping[str, float]:
         """Give the engine the current weights under a version; returns how long it took."""
         timer = Timer(self._device)
+        weights = self.export_weights()
         with timer("perf/publish_s"):
-            self._transport.publish(self.export_weights(), version)
+            try:
+                if self._parallel.rank == 0:
+                    self._transport.publish(weights, version)
+            finally:
+                use_up(weights)
         return timer.seconds
 
     def save(self, folder: Path) -> None:
-        """Write weights (as a Hugging Face checkpoint in model/), optimizer state, counters and random states."""
+        """Write weights (as a Hugging Face checkpoint in model/), optimizer state, counters and random states.
+
+        The files are those of one process, whatever the layout.
+        """
+        if self._parallel.rank != 0:
+            use_up(self.export_weights())
+            use_up(self._optimizer.state())
+            return
         files.save_checkpoint(
             folder,
             weights=self.export_weights(),
-            optimizer=self._optimizer.state(),
+            optimizer=None if self._ckpt.no_save_optim else self._optimizer.state(),
             state={
                 "num_updates": self._num_updates,
                 "optimizer": self._optimizer_config.optimizer,
@@ -178,22 +209,43 @@ class MegatronTrainer:
             dtype=self._dtype,
         )
 
+    def save_hf(self, folder: Path) -> None:
+        """Write the weights as a Hugging Face checkpoint into an existing, empty folder."""
+        files.save_hf_checkpoint(folder, weights=self.export_weights(), source=self._source, dtype=self._dtype)
+
     def _learning_rate(self, update: int) -> float:
         return learning_rate(self._optimizer_config, update, self._total_steps)
 
     def _load_weights(self, folder: Path) -> None:
-        load_weights(dict(self._model.named_parameters()), TensorReader(files.hf_folder(folder)), self._shape)
+        self._shards.load(TensorReader(files.hf_folder(folder)))
+
+    def _agreed(self, found: Advantages) -> Advantages:
+        """The first process's: plans are made by them, and a function of the user's may not give the same twice."""
+        if self._parallel.layout.is_single:
+            return found
+        per_token, mask, per_sample = (
+            self._parallel.agree(torch.tensor(array, device=self._device)).cpu().numpy()
+            for array in (found.per_token, found.batch.loss_mask, found.per_sample)
+        )
+        return Advantages(replace(found.batch, loss_mask=mask), per_token, per_sample)
 
     def _load_reference(self, loaded: Path) -> None:
         reference = self._ckpt.ref_load or self._source
-        current = {name: parameter.detach().clone() for name, parameter in self._model.named_parameters()}
+        parameters = {name: parameter for name, (_, parameter) in self._shards.own.items()}
+        current = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         if reference != loaded:
             self._load_weights(reference)
-            for name, parameter in self._model.named_parameters():
+            for name, parameter in parameters.items():
                 held = parameter.detach().clone()
                 parameter.data.copy_(current[name])
                 current[name] = held
         self._steps.set_reference(current)
+
+
+def use_up(tensors: Iterator[tuple[str, Tensor]]) -> None:
+    """Go through weights or optimizer state to the end, so that no process waits for another's."""
+    for _ in tensors:
+        pass
 
 
 def _device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

@@ -48,7 +48,7 @@ def logits_of_each(trainer: MegatronTrainer, sequences: list[np.ndarray], *, sha
         segments=packed_segments(attention_segments(trie), torch.device("cpu")),
         predictors=torch.arange(len(trie)),
     )
-    logits = trainer._model(packed) @ trainer._model.output_weight.T
+    logits = trainer._chunks[0](packed) @ trainer._chunks[0].output_weight.T
     return [logits[path] for path in trie.paths]
 
 
@@ -103,7 +103,7 @@ def test_gradients_equal_transformers(
     logits = logits_of_each(trainer, sequences, share=True)
     sum(each.sin().sum() for each in logits).backward()  # type: ignore[union-attr]
     sum(reference(torch.from_numpy(each)[None]).logits.sin().sum() for each in sequences).backward()
-    weights = dict(trainer._model.named_parameters())
+    weights = dict(trainer._chunks[0].named_parameters())
     gradients = dict(export_weights({name: gradient_of(weight) for name, weight in weights.items()}, trainer._shape))
     expected = {name: gradient_of(weight) for name, weight in reference.named_parameters()}
     for name in [name for name in expected if name.endswith("experts.gate_up_proj")]:
