@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from slimrl.megatron.trainer import MegatronTrainer
     from slimrl.rollout.manager import RolloutManager
     from slimrl.sync.fleet import Fleet
+    from slimrl.sync.update import UpdatePause
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class TrainerSettings:
     global_batch_size: int
     total_steps: int
     max_response_len: int
+    pause: UpdatePause
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
     num_threads: int
@@ -148,7 +150,7 @@ class TrainerActor:
         assert s.ckpt.hf_checkpoint is not None, "checked with the configuration"
         self._num_steps = start
         self._fleet: Fleet = open_fleet(
-            engine_urls, external=external, scratch=scratch, hf_checkpoint=s.ckpt.hf_checkpoint
+            engine_urls, external=external, scratch=scratch, hf_checkpoint=s.ckpt.hf_checkpoint, pause=s.pause
         )
         self._trainer: MegatronTrainer = MegatronTrainer(
             s.ckpt,

@@ -205,6 +205,8 @@ def _async(config: Config) -> Iterator[str]:
             yield f"--max-staleness {staleness} has no effect without --async: every batch is of the newest weights"
         if interval != defaults.update_weights_interval:
             yield f"--update-weights-interval {interval} has no effect without --async"
+        if rollout.update_weights_pause != defaults.update_weights_pause:
+            yield "--update-weights-pause has no effect without --async: nothing is in flight when weights are sent"
         return
     if interval > (staleness or 1) >= 1:
         yield (

@@ -78,6 +78,8 @@ class RolloutConfig:
     """With --async: how many weight versions a trained token may be behind at most. Default: 1, which is one step ahead."""
     update_weights_interval: int = 1
     """With --async: steps between two updates of the engine's weights, at most --max-staleness."""
+    update_weights_pause: Literal["retract", "in_place"] = "retract"
+    """With --async: requests in flight compute their cache again under new weights, or keep that of the old ones (quicker, less exact)."""
     buffer_filter_path: str = "pop_first"
     """How kept-over groups leave the buffer: a name, pkg.mod:attr or file.py:attr."""
     custom_generate_function_path: str = "single_turn"

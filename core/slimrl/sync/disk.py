@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from slimrl.errors import EngineError
-from slimrl.sync.update import paused_engines
+from slimrl.sync.update import UpdatePause, paused_engines
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,16 @@ _COPIED_SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt"})
 class DiskWay:
     """Writes each version as a checkpoint `weight_vNNNNNN` and has engines load it; the one before is deleted."""
 
-    def __init__(self, folder: Path, config_source: Path, *, shard_bytes: int = 2 << 30, retry_s: float = 15.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config_source: Path,
+        *,
+        shard_bytes: int = 2 << 30,
+        retry_s: float = 15.0,
+        pause: UpdatePause = "retract",
+    ) -> None:
+        self._pause = pause
         self._retry_s = retry_s
         self._folder = folder
         self._config_source = config_source
@@ -70,7 +79,7 @@ class DiskWay:
             raise
 
     async def _load(self, checkpoint: Path, version: int, urls: Mapping[int, str]) -> dict[int, EngineError]:
-        async with paused_engines(urls, version, self._retry_s, LOAD_S) as update:
+        async with paused_engines(urls, version, self._retry_s, LOAD_S, self._pause) as update:
             await update.each(lambda engine: engine.update_weights_from_disk(checkpoint, version))
         return update.failed
 

@@ -19,7 +19,7 @@ import torch
 
 from slimrl.engines.client import HttpEngineClient
 from slimrl.errors import EngineError
-from slimrl.sync.update import paused_engines
+from slimrl.sync.update import UpdatePause, paused_engines
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ BUCKET_S: Final = 120.0
 class SharedMemoryWay:
     """Sends weights in buckets through one file that is used again for each; the file is gone after each version."""
 
-    def __init__(self, bucket_bytes: int = 64 << 20, *, retry_s: float = 15.0) -> None:
+    def __init__(self, bucket_bytes: int = 64 << 20, *, retry_s: float = 15.0, pause: UpdatePause = "retract") -> None:
+        self._pause = pause
         self._retry_s = retry_s
         self._bucket_bytes = bucket_bytes
 
@@ -58,7 +59,7 @@ class SharedMemoryWay:
         self, weights: Iterable[tuple[str, torch.Tensor]], version: int, urls: Mapping[int, str]
     ) -> dict[int, EngineError]:
         with SharedFile(self._bucket_bytes) as file:
-            async with paused_engines(urls, version, self._retry_s, BUCKET_S) as update:
+            async with paused_engines(urls, version, self._retry_s, BUCKET_S, self._pause) as update:
                 await update.each(lambda engine: engine.begin_weight_update())
                 for bucket in file.buckets(weights):
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 from slimrl.engines.client import HttpEngineClient
 from slimrl.errors import EngineError, EngineUnreachableError
 
 RECONNECT_S: Final = 3.0
 """How long an engine that cannot be reached is tried again: others wait for it."""
+
+UpdatePause = Literal["retract", "in_place"]
+"""What becomes of the cache of requests in flight: computed again under the new weights, or kept as it is."""
 
 Call = Callable[[HttpEngineClient], Awaitable[None]]
 
@@ -47,11 +50,12 @@ class Update:
 
 @contextlib.asynccontextmanager
 async def paused_engines(
-    urls: Mapping[int, str], version: int, retry_s: float, timeout_s: float
+    urls: Mapping[int, str], version: int, retry_s: float, timeout_s: float, pause: UpdatePause = "retract"
 ) -> AsyncIterator[Update]:
-    """Several engines that are paused, with empty caches, until the block ends.
+    """Several engines that are paused until the block ends.
 
-    Requests in flight wait, and compute their cache again under the new weights. An engine that fails is left behind,
+    Requests in flight wait. With `retract` caches are empty then, so that requests compute theirs again under the new
+    weights; with `in_place` they keep what the old weights computed. An engine that fails is left behind,
     in `Update.failed`; when all did it is an EngineError that names them and the version, an EngineUnreachableError if
     none could be reached. `retry_s` bounds the retries of one call, `timeout_s` the call.
     """
@@ -60,10 +64,11 @@ async def paused_engines(
         for client in clients.values():
             stack.push_async_exit(client)
         update = Update(clients, version)
-        await update.each(lambda engine: engine.pause("retract"))
+        await update.each(lambda engine: engine.pause(pause))
         paused = [client for number, client in clients.items() if number not in update.failed]
         try:
-            await update.each(lambda engine: engine.flush_cache())  # cached prefixes were computed by the old weights
+            if pause == "retract":
+                await update.each(lambda engine: engine.flush_cache())  # prefixes that the old weights computed
             yield update
         except BaseException:
             # the first error is the one to tell

@@ -11,6 +11,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from slimrl.sync import open_fleet
 from slimrl.sync.disk import DiskWay, write_checkpoint
 from slimrl.sync.fleet import Fleet, Way
 from slimrl.sync.tensor import SHARED_MEMORY, SharedFile, SharedMemoryWay
+from slimrl.sync.update import UpdatePause
 from slimrl.types import Completion, SamplingParams
 
 Weights = dict[str, torch.Tensor]
@@ -328,3 +330,34 @@ def test_tied_and_fused_weights_are_written_each_under_its_name(tiny_checkpoint:
     write_checkpoint(tmp_path, weights.items(), tiny_checkpoint, 1 << 20)
     found = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("pause", ["retract", "in_place"])
+def test_a_request_in_flight_goes_on_under_the_new_weights(
+    engine_url: str, tiny_checkpoint: Path, pause: UpdatePause
+) -> None:
+    fleet = Fleet([engine_url], SharedMemoryWay(pause=pause))
+
+    async def crossing(client: HttpEngineClient, version: int) -> Completion:
+        """A completion that was asked under one version and got another on its way."""
+        fleet_of = partial(asyncio.to_thread, fleet.publish)
+        await fleet_of(random_weights(tiny_checkpoint, seed=1).items(), version)
+        sampling = SamplingParams(max_new_tokens=60, min_new_tokens=60, temperature=0.0)
+        asked = asyncio.create_task(client.generate([5, 6, 7], sampling))
+        await asyncio.sleep(0.01)
+        await fleet_of(random_weights(tiny_checkpoint, seed=2).items(), version + 1)
+        return await asked
+
+    async def go() -> tuple[list[float], list[float]]:
+        async with HttpEngineClient(engine_url) as client:
+            for version in range(20, 120, 2):
+                crossed = await crossing(client, version)
+                if set(crossed.weight_versions) == {version, version + 1}:
+                    new = crossed.weight_versions.index(version + 1)
+                    sampling = SamplingParams(max_new_tokens=60 - new, min_new_tokens=60 - new, temperature=0.0)
+                    again = await client.generate([5, 6, 7, *crossed.tokens[:new]], sampling)
+                    return crossed.log_probs[new:], again.log_probs
+        raise AssertionError("no request was in flight when weights came")
+
+    found, exact = asyncio.run(go())
+    assert (found == pytest.approx(exact, abs=1e-4)) == (pause == "retract")
