@@ -1,22 +1,28 @@
-"""The folder of checkpoints: written under a temporary name, renamed when whole, newest found by its file."""
+"""The folder of checkpoints: written under a temporary name, renamed when whole, checked by checksum when read."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slimrl.errors import CheckpointError
 from slimrl.observe.run_dir import write_atomically
 
 LATEST = "latest_checkpointed_iteration.txt"
 COMPLETE = "complete.json"
-"""Written last: a folder that holds it is whole; says which step and which run folder it belongs to."""
-_NAME = re.compile(r"iter_(\d{7})")
+"""Written last: step, run folder, time, and the SHA-256 of every other file; a folder without it is not whole."""
+# what a killed save leaves behind may be whole but for its name
+_NAME = re.compile(r"iter_(\d{7})|\.iter_(\d{7})\.(?:tmp|old)")
 
 
 @dataclass(frozen=True)
@@ -27,67 +33,199 @@ class Start:
     checkpoint: Path | None = None
     run: Path | None = None
     """The run folder that the checkpoint belongs to."""
+    passed_over: tuple[str, ...] = ()
+    """Why each newer checkpoint was not used."""
 
 
 @contextmanager
-def new_checkpoint(folder: Path, step: int, run: Path) -> Iterator[Path]:
-    """An empty folder to fill; on leaving it becomes `iter_STEP` and the newest checkpoint, or vanishes on error."""
+def new_checkpoint(
+    folder: Path, step: int, run: Path, *, keep: int | None = None, resumable: bool = True
+) -> Iterator[Path]:
+    """An empty folder to fill; on leaving it becomes `iter_STEP` and the newest checkpoint, or vanishes on error.
+
+    With `keep`, all but that many of the last written ones are deleted once the new one is whole.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    _tidy(folder)
     final = folder / f"iter_{step:07d}"
     scratch = folder / f".{final.name}.tmp"
-    shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
         yield scratch
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    (scratch / COMPLETE).write_text(json.dumps({"step": step, "run": str(run.resolve())}))
+    _flush(scratch)
+    written = {"step": step, "run": str(run.resolve()), "time_ns": time.time_ns(), "resumable": resumable}
+    write_atomically(scratch / COMPLETE, json.dumps({**written, "sha256": _checksums(scratch)}, indent=1))
     if final.exists():  # saved before at the same step: replace it
-        stale = folder / f".{final.name}.old"
-        shutil.rmtree(stale, ignore_errors=True)
-        final.rename(stale)
-        scratch.rename(final)
-        shutil.rmtree(stale)
-    else:
-        scratch.rename(final)
+        final.rename(folder / f".{final.name}.old")
+    scratch.rename(final)
     write_atomically(folder / LATEST, f"{step}\n")
+    for found in _by_age(folder):
+        if found.name.startswith("."):
+            _remove(found)
+    for found in _by_age(folder)[keep:] if keep else ():
+        _remove(found)
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """An empty folder to fill; on leaving it takes the place of `final`, or vanishes on error."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    scratch, stale = (final.with_name(f".{final.name}.{what}") for what in ("tmp", "old"))
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(stale, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    if final.exists():
+        final.rename(stale)
+    scratch.rename(final)
+    shutil.rmtree(stale, ignore_errors=True)
 
 
 def latest_checkpoint(folder: Path | None) -> Path | None:
-    """The newest complete checkpoint in a folder; the folder itself may be a checkpoint; None where there is none.
+    """The checkpoint written last in a folder; the folder itself may be a checkpoint; None where there is none.
 
     Raises CheckpointError when the folder says that there is one and it is gone.
     """
+    found = _candidates(folder)
+    return found[0] if found else None
+
+
+def find_start(folder: Path | None, step: int | None = None, *, resume: bool = True) -> Start:
+    """Go on from the newest undamaged checkpoint of a folder, or start anew where it holds none.
+
+    With `step` from that one only. Raises CheckpointError as `latest_checkpoint` does, when no checkpoint is
+    undamaged, and with `resume` when the one found was saved without its optimizer.
+    """
+    found = _candidates(folder)
+    if step is not None:
+        found = [checkpoint for checkpoint in found if _step_of(checkpoint) == step][:1]
+        if not found:
+            there = ", ".join(str(n) for n in sorted(_step_of(c) for c in _candidates(folder))) or "none"
+            raise CheckpointError(f"--ckpt-step {step}: {folder} holds no checkpoint of that step; there: {there}")
+    passed_over: list[str] = []
+    for checkpoint in found:
+        damage = find_damage(checkpoint)
+        if damage is None:
+            return _start_from(checkpoint, tuple(passed_over), resume=resume)
+        passed_over.append(f"checkpoint {checkpoint} is damaged: {damage}")
+    if passed_over:
+        raise CheckpointError(
+            f"{'; '.join(passed_over)}; "
+            + ("restore it, or name another step" if step is not None else "restore it, or remove it to start anew")
+        )
+    return Start()
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, None when every checksum fits."""
+    try:
+        expected = _read(checkpoint)["sha256"]
+        int(_read(checkpoint)["step"]), str(_read(checkpoint)["run"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{COMPLETE} cannot be read ({error!r})"
+    found = _checksums(checkpoint)
+    if missing := sorted(expected.keys() - found.keys()):
+        return f"it lacks {', '.join(missing)}"
+    changed = sorted(name for name, checksum in expected.items() if found[name] != checksum)
+    return f"{', '.join(changed)} changed since it was written" if changed else None
+
+
+def _start_from(checkpoint: Path, passed_over: tuple[str, ...], *, resume: bool) -> Start:
+    said = _read(checkpoint)
+    if resume and not said["resumable"]:
+        raise CheckpointError(
+            f"checkpoint {checkpoint} was saved with --no-save-optim and cannot be resumed; start from its weights "
+            f"with --ref-load {checkpoint} and no --load, or name a step that can be with --ckpt-step"
+        )
+    run = Path(said["run"])
+    return Start(int(said["step"]), checkpoint, run if run.is_dir() else None, passed_over)
+
+
+def _candidates(folder: Path | None) -> list[Path]:
+    """The checkpoints of a folder, damaged or not, the one written last first."""
     if folder is None or not folder.is_dir():
-        return None
+        return []
     if (folder / COMPLETE).exists():
-        return folder
-    found = {int(m[1]): p for p in folder.iterdir() if (m := _NAME.fullmatch(p.name)) and (p / COMPLETE).exists()}
-    if found:
-        return found[max(found)]
-    if (folder / LATEST).exists():
+        return [folder]
+    found = _by_age(folder)
+    if not found and (folder / LATEST).exists():
         step = (folder / LATEST).read_text().strip()
         raise CheckpointError(
             f"{folder}: {LATEST} says step {step}, but no complete checkpoint is there; "
             "restore it or remove the file to start anew"
         )
-    return None
+    return found
 
 
-def find_start(folder: Path | None) -> Start:
-    """Go on from the newest checkpoint of a folder, or start anew where it holds none.
+def _by_age(folder: Path) -> list[Path]:
+    """The one written last first: after --ckpt-step that is not the one of the highest step."""
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / COMPLETE).exists()]
+    return sorted(found, key=lambda path: (_time_of(path), _step_of(path)), reverse=True)
 
-    Raises CheckpointError as `latest_checkpoint` does, or when the checkpoint cannot be read.
-    """
-    checkpoint = latest_checkpoint(folder)
-    if checkpoint is None:
-        return Start()
+
+def _step_of(checkpoint: Path) -> int:
+    match = _NAME.fullmatch(checkpoint.name)
+    if match is None:  # named by the user, who may have renamed it
+        return int(_read(checkpoint).get("step", -1))
+    return int(match[1] or match[2])
+
+
+def _time_of(checkpoint: Path) -> int:
     try:
-        said = json.loads((checkpoint / COMPLETE).read_text())
-        run = Path(said["run"])
-        return Start(int(said["step"]), checkpoint, run if run.is_dir() else None)
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{checkpoint / COMPLETE} is damaged ({error}); remove {checkpoint} to use the one before it"
-        ) from error
+        return int(_read(checkpoint)["time_ns"])
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: then the file's own time
+        return (checkpoint / COMPLETE).stat().st_mtime_ns
+
+
+def _read(checkpoint: Path) -> Mapping[str, Any]:  # Any: JSON
+    said: Mapping[str, Any] = json.loads((checkpoint / COMPLETE).read_text())
+    return said
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file by its name in the folder."""
+    files = _files(folder)
+    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing lets other threads run
+        return dict(zip((str(path.relative_to(folder)) for path in files), pool.map(_checksum, files), strict=True))
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / COMPLETE)
+
+
+def _flush(folder: Path) -> None:
+    """Bring a folder's files to the disk: an older checkpoint may be deleted for this one."""
+    for file in _files(folder):
+        with file.open("rb") as content:
+            os.fsync(content.fileno())
+
+
+def _tidy(folder: Path) -> None:
+    """Name what a killed save left whole, and remove the rest of it."""
+    for left in _by_age(folder):
+        final = folder / f"iter_{_step_of(left):07d}"
+        if left.name.startswith(".") and not (final.exists() and _time_of(final) > _time_of(left)):
+            shutil.rmtree(final, ignore_errors=True)
+            left.rename(final)
+    for left in folder.glob(".iter_*"):
+        if _NAME.fullmatch(left.name):
+            _remove(left)
+
+
+def _remove(checkpoint: Path) -> None:
+    if not checkpoint.name.startswith("."):  # what a kill leaves of it is found by its name
+        checkpoint = checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old"))
+    (checkpoint / COMPLETE).unlink(missing_ok=True)  # from here on it is no checkpoint, whatever happens
+    shutil.rmtree(checkpoint)

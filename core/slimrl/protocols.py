@@ -205,6 +205,10 @@ class Trainer(Protocol):
         """Write everything `load` reads into an existing, empty folder."""
         ...
 
+    def save_hf(self, folder: Path) -> None:
+        """Write the weights into an existing, empty folder, as transformers loads them."""
+        ...
+
 
 class WeightTransport(Protocol):
     """Carries named weights (HF names) from a trainer to the engines."""

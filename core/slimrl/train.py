@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
 
-from slimrl.checkpoints import Start, find_start, new_checkpoint
+from slimrl.checkpoints import Start, find_start, new_checkpoint, new_folder
 from slimrl.cluster.actors import PluginPass, TrainerSettings
 from slimrl.cluster.crew import Crew, CrewSettings
 from slimrl.cluster.ray_session import ray_session
-from slimrl.config import Config
+from slimrl.config import CkptConfig, Config
+from slimrl.config.checkpoints import save_hf_folder
 from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins
 from slimrl.config.plan import Plan
@@ -47,7 +51,7 @@ class Finished:
 def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progress: StepProgress) -> Finished:
     """Train from step `start` to the end or to Ctrl-C."""
     checkpoints = config.ckpt.save or run.checkpoints
-    wants_checkpoints = config.ckpt.save is not None or config.ckpt.save_interval is not None
+    wants_checkpoints = any((config.ckpt.save, config.ckpt.save_interval, config.ckpt.save_hf))
     step = saved = version = start
     meter = ProcessMeter()
     crew.publish(version=start)
@@ -69,11 +73,11 @@ def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progre
             progress.step_done(step, metrics)
             step += 1
             if config.ckpt.save_interval and step % config.ckpt.save_interval == 0:
-                saved = save(crew, checkpoints, step, run, progress)
+                saved = save(crew, config.ckpt, checkpoints, step, run, progress)
         if config.eval.eval_interval and not interrupt.asked:
             evaluate(crew, step, progress)
         if step > saved and (wants_checkpoints or interrupt.asked):
-            saved = save(crew, checkpoints, step, run, progress)
+            saved = save(crew, config.ckpt, checkpoints, step, run, progress)
     return Finished(run, step, interrupt.asked, checkpoints)
 
 
@@ -98,12 +102,19 @@ def evaluate(crew: Crew, step: int, progress: StepProgress) -> None:
     progress.evaluated(step, metrics)
 
 
-def save(crew: Crew, folder: Path, step: int, run: RunDir, progress: StepProgress) -> int:
-    """Write a checkpoint of everything that a resumed run needs; returns its step."""
+def save(crew: Crew, ckpt: CkptConfig, folder: Path, step: int, run: RunDir, progress: StepProgress) -> int:
+    """Write a checkpoint of everything that a resumed run needs, and --save-hf; returns its step."""
     progress.phase("save")
-    with new_checkpoint(folder, step, run.path) as scratch:
+    keep, resumable = ckpt.max_checkpoints_to_keep, not ckpt.no_save_optim
+    with new_checkpoint(folder, step, run.path, keep=keep, resumable=resumable) as scratch:
         crew.save(scratch)
+        shutil.copyfile(run.plugins_lock, scratch / run.plugins_lock.name)
     run.event("checkpoint", step=step, folder=folder)
+    if ckpt.save_hf is not None:
+        target = save_hf_folder(ckpt.save_hf, step)
+        with new_folder(target) as scratch:
+            crew.save_hf(scratch)
+        run.event("hf_checkpoint", step=step, folder=target)
     return step
 
 
@@ -124,13 +135,29 @@ def open_run(config: Config, start: Start, plugins: PluginSet, origins: Origins)
     return run
 
 
+def resume_warnings(start: Start, run: RunDir, plugins: PluginSet) -> Iterator[tuple[str, str]]:
+    """What a resumed run must know of its checkpoint: newer ones that were damaged, plugins that changed."""
+    for reason in start.passed_over:
+        yield "checkpoint_damaged", f"{reason}; going on from {start.checkpoint}"
+    lock = start.checkpoint and start.checkpoint / run.plugins_lock.name
+    if lock and lock.exists():
+        saved = {(row["kind"], row["reference"]): row["sha256"] for row in json.loads(lock.read_text())}
+        now = {(row["kind"], row["reference"]): row["sha256"] for row in plugins.lock()}
+        changed = sorted({f"{key[0]} {key[1]}" for key in saved.keys() | now.keys() if saved.get(key) != now.get(key)})
+        if changed:
+            yield "plugins_changed", f"since {start.checkpoint} was written these plugins changed: {', '.join(changed)}"
+
+
 def train(config: Config, plan: Plan, plugins: PluginSet, origins: Origins) -> Finished:
     """Run a checked configuration.
 
     Raises UsageError for what the user can mend, RolloutError or TrainError when the run cannot go on.
     """
-    start = find_start(config.ckpt.load)
+    start = find_start(config.ckpt.load, config.ckpt.ckpt_step)
     run = open_run(config, start, plugins, origins)
+    for event, message in resume_warnings(start, run, plugins):
+        sys.stderr.write(f"warning: {message}\n")
+        run.event(event, message=message)
     console = Console()
     progress = StepProgress(plan.num_rollout, start.step, console=console, live=config.observe.progress)
     with progress:

@@ -54,11 +54,12 @@ def test_a_finished_run_leaves_a_folder_that_a_person_can_look_through(make_job:
 
 
 def test_kill_9_in_the_middle_and_the_same_command_give_the_same_metrics(make_job: Callable[..., object]) -> None:
-    flags = {"num_rollout": "7", "save_interval": "2", "n_samples_per_prompt": "4"}
+    flags = {"num_rollout": "7", "save_interval": "1", "n_samples_per_prompt": "4"}
     whole = make_job(**flags, run_dir="whole")
     done = whole.run("--deterministic")
     assert done.returncode == 0, done.stdout + done.stderr
 
+    flags |= {"max_checkpoints_to_keep": "2", "save_hf": "hf/{rollout_id}"}
     killed = make_job(**flags, run_dir="killed", save="saved", load="saved")
     process = killed.start("--deterministic")
     try:
@@ -67,16 +68,28 @@ def test_kill_9_in_the_middle_and_the_same_command_give_the_same_metrics(make_jo
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert len(killed.metrics("killed")) < 7
+    before, newest = sorted((killed.folder / "saved").glob("iter_*"))[-2:]
+    weights = newest / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
     done = killed.run("--deterministic")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        f"{newest.relative_to(killed.folder)} is damaged: model/model.safetensors changed since it was written"
+        in done.stderr
+    )
 
     expected, found = repeatable(whole.metrics("whole")), repeatable(killed.metrics("killed"))
     assert [row["step"] for row in found] == list(range(7))
     assert found == expected
     events = [json.loads(line) for line in (killed.folder / "killed" / "events.jsonl").read_text().splitlines()]
     resumed_at = [event["step"] for event in events if event["event"] == "start"]
-    assert resumed_at[0] == 0
-    assert resumed_at[1] >= 2
+    assert resumed_at == [0, int(before.name.removeprefix("iter_"))]
+    assert [event["event"] for event in events].count("checkpoint_damaged") == 1
+    kept = sorted(path.name for path in (killed.folder / "saved").glob("iter_*"))
+    assert kept == ["iter_0000006", "iter_0000007"]
+    exported, saved = killed.folder / "hf" / "7", killed.folder / "saved" / kept[-1] / "model"
+    assert (exported / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
+    assert {path.name for path in exported.iterdir()} == {path.name for path in saved.iterdir()}
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on_and_all_listened_on_loopback(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -36,7 +37,8 @@ TRAINING_SETTINGS: Final = frozenset(
         *("n_samples_per_prompt", "global_batch_size", "num_steps_per_rollout", "num_rollout", "num_epoch"),
         *("over_sampling_batch_size", "dynamic_sampling_filter_path", "max_sampling_rounds", "on_insufficient"),
         *("buffer_filter_path", "partial_rollout", "mask_offpolicy_in_partial_rollout", "max_unscored_fraction"),
-        *("ref_load", "save", "save_interval", "eval_interval", "skip_eval_before_train", "log_passrate"),
+        *("ref_load", "save", "save_interval", "max_checkpoints_to_keep", "no_save_optim", "save_hf"),
+        *("eval_interval", "skip_eval_before_train", "log_passrate"),
         *("ray_address", "run_dir", "use_tensorboard", "train_async", "max_staleness", "update_weights_interval"),
         *("rollout_function_path", "data_source_path", "rollout_sample_filter_path"),
         *("rollout_all_samples_process_path", "rollout_data_postprocess_path", "custom_reward_post_process_path"),
@@ -134,10 +136,12 @@ def _find_model(config: Config, origins: Origins, problems: list[str]) -> tuple[
         )
     folder = load / "checkpoints" if (load / "checkpoints").is_dir() else load
     try:
-        start = find_start(folder)
+        start = find_start(folder, config.ckpt.ckpt_step, resume=False)
     except CheckpointError as error:
         problems.append(str(error))
         return 0, None
+    for reason in start.passed_over:
+        sys.stderr.write(f"warning: {reason}; evaluating {start.checkpoint}\n")
     if start.checkpoint is not None:
         return start.step, start.checkpoint / MODEL
     if is_told:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from slimrl.checkpoints import latest_checkpoint
 from slimrl.cli.main import EXIT_INTERRUPTED
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, take_plugin_flags
 from slimrl.cli.reward_flags import shown_command
@@ -58,6 +59,12 @@ def main(argv: Sequence[str]) -> int:
     finished = train(prepared.config, prepared.plan, prepared.plugins, prepared.origins)
     if not finished.interrupted:
         return 0
+    if prepared.config.ckpt.no_save_optim:
+        sys.stdout.write(
+            f"stopped after step {finished.step}; with --no-save-optim it cannot go on, but its weights can be the "
+            f"start of another run: --ref-load {latest_checkpoint(finished.checkpoints)}\n"
+        )
+        return EXIT_INTERRUPTED
     words = ["slimrl", "train", *argv]
     if prepared.config.ckpt.load is None:  # who said where to load from said it for the resumed run too
         words += ["--load", str(finished.checkpoints)]

@@ -196,3 +196,7 @@ class TrainerActor:
     def save(self, folder: Path) -> None:
         """Write model, optimizer and random states."""
         self._trainer.save(folder)
+
+    def save_hf(self, folder: Path) -> None:
+        """Write the weights as transformers loads them."""
+        self._trainer.save_hf(folder)

@@ -105,6 +105,10 @@ class Crew:
         """Write everything that a resumed run needs."""
         self._wait([self._trainer.save.remote(folder), self._manager.save.remote(folder)])
 
+    def save_hf(self, folder: Path) -> None:
+        """Write the trainer's weights as transformers loads them."""
+        self._wait(self._trainer.save_hf.remote(folder))
+
     def close(self) -> None:
         """End all processes; engines that were there before stay."""
         self._wait(self._manager.close.remote())

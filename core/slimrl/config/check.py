@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slimrl.config import Config, EvalConfig, GrpoConfig, OptimizerConfig, RolloutConfig
 from slimrl.config.batch import solve_batch
+from slimrl.config.checkpoints import check_checkpoints
 from slimrl.config.engines import check_engines
 from slimrl.config.eval_sets import check_set, eval_datasets
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
@@ -38,6 +39,7 @@ def check(config: Config) -> list[str]:
         *check_ranges(config),
         *_batch(config.rollout),
         *_files(config),
+        *check_checkpoints(config.ckpt),
         *_rollout(config),
         *_template(config.rollout),
         *_sources(config),

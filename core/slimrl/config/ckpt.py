@@ -20,3 +20,11 @@ class CkptConfig:
     """Folder that checkpoints are written to. Default: checkpoints/ in the run folder."""
     save_interval: int | None = None
     """Rollout steps between checkpoints. Unset: one checkpoint at the end if --save is given, and one on Ctrl-C."""
+    max_checkpoints_to_keep: int | None = None
+    """Checkpoints to keep in --save: older ones are deleted once a new one is whole. Unset: all."""
+    ckpt_step: int | None = None
+    """Step of the checkpoint in --load to go on from. Unset: the one written last whose checksums fit."""
+    no_save_optim: bool = False
+    """Save without optimizer state: a third of the size or less, but such a checkpoint cannot be resumed."""
+    save_hf: str | None = None
+    """Folder that a Hugging Face checkpoint is written to beside each checkpoint; {rollout_id} stands for the rollouts that its weights have seen. Replaces what was there."""

@@ -32,6 +32,8 @@ SEED = Range("from 0 to 2147483647", lambda x: 0 <= x < 2**31)
 
 RANGES: Mapping[str, Range] = {
     "save_interval": COUNT,
+    "max_checkpoints_to_keep": COUNT,
+    "ckpt_step": NOT_NEGATIVE,
     "rollout_seed": SEED,
     "rollout_batch_size": COUNT,
     "n_samples_per_prompt": COUNT,

@@ -1,7 +1,7 @@
 """What a checkpoint folder of the trainer holds.
 
 model/                  a Hugging Face checkpoint: weights, config, tokenizer
-optimizer.safetensors   optimizer state by Megatron parameter name
+optimizer.safetensors   optimizer state by Megatron parameter name; absent with --no-save-optim
 trainer.json            counters and random states
 """
 
@@ -39,14 +39,15 @@ def save_checkpoint(
     folder: Path,
     *,
     weights: Iterable[tuple[str, Tensor]],
-    optimizer: Iterable[tuple[str, Tensor]],
+    optimizer: Iterable[tuple[str, Tensor]] | None,
     state: dict[str, Any],
     source: Path,
     dtype: torch.dtype,
 ) -> None:
     """Write a checkpoint into an existing folder; `source` gives config and tokenizer. trainer.json comes last."""
     save_hf_checkpoint(folder / MODEL, weights=weights, source=source, dtype=dtype)
-    write_tensors(folder / OPTIMIZER, optimizer)
+    if optimizer is not None:
+        write_tensors(folder / OPTIMIZER, optimizer)
     (folder / TRAINER).write_text(json.dumps({"format": FORMAT, **state}))
 
 

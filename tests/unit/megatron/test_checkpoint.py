@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from slimrl.config import CkptConfig, GrpoConfig, OptimizerConfig
 from slimrl.errors import CheckpointError
@@ -123,6 +124,30 @@ def test_another_model_than_the_saved_one_is_refused(
     make_trainer(checkpoints["qwen3"]).save(tmp_path)
     with pytest.raises(CheckpointError, match=r"has no place for .*k_norm"):
         make_trainer(checkpoints["llama"]).load(tmp_path)
+
+
+def test_a_checkpoint_without_optimizer_holds_the_same_weights(
+    checkpoints: dict[str, Path], make_trainer: Make, make_batch: MakeBatch, tmp_path: Path
+) -> None:
+    trainer = make_trainer(
+        checkpoints["llama"], ckpt=CkptConfig(hf_checkpoint=checkpoints["llama"], no_save_optim=True)
+    )
+    trainer.train(make_batch(0))
+    trainer.save(tmp_path)
+    assert not (tmp_path / "optimizer.safetensors").exists()
+    other = make_trainer(checkpoints["llama"], ckpt=CkptConfig(hf_checkpoint=checkpoints["llama"], ref_load=tmp_path))
+    expected = weights_of(trainer)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(other).items())
+
+
+def test_an_exported_folder_is_loaded_by_transformers(
+    checkpoints: dict[str, Path], make_trainer: Make, make_batch: MakeBatch, tmp_path: Path
+) -> None:
+    trainer = make_trainer(checkpoints["qwen3"])
+    trainer.train(make_batch(0))
+    trainer.save_hf(tmp_path)
+    state = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in weights_of(trainer).items())
 
 
 def test_a_damaged_checkpoint_is_named(checkpoints: dict[str, Path], make_trainer: Make, tmp_path: Path) -> None:
