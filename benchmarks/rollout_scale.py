@@ -6,7 +6,8 @@ python benchmarks/rollout_scale.py [--samples 200000] [--in-flight 4096]
    with the engine's client and HTTP, the engine being another process whose time does not count.
 2. When a batch is ready, beside the ideal schedule: when the last group that it needs could be ready.
 3. Step times under a long-tailed length of responses, on a clock that the simulation turns: synchronous, over-sampling
-   that throws away what it cuts off, and partial rollout, beside the bound of an engine that is never idle.
+   that throws away what it cuts off, partial rollout, and asynchronous, beside the bound of an engine or a trainer that
+   is never idle.
 4. The longest that responses of 8,000 tokens with log-probs hold the event loop: one, and 64 that arrive together.
 5. CPU time of a request of stock httpx and of the engine's client (benchmarks/transport.py tells more).
 """
@@ -17,11 +18,14 @@ import argparse
 import asyncio
 import gc
 import json
+import math
 import random
 import selectors
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -41,12 +45,14 @@ from slimrl.rollout.gate import Engine, Gate
 from slimrl.rollout.loop import Filled, FillSettings, fill
 from slimrl.rollout.partial import PartialRollout
 from slimrl.rollout.produce import produce
+from slimrl.rollout.stream import Stream
 from slimrl.types import Completion, Group, Sample, SamplingParams, Score
 
 T = TypeVar("T")
 
 GROUP = 8
 TOKEN_S = 0.01
+TRAIN_S = 10.0
 HTTP_TOKEN_S = 0.01
 MAX_TOKENS = 8192
 PLUGINS = registry.load(warn=False)
@@ -90,7 +96,11 @@ class SimulatedEngine:
         self._is_short = is_short
         self._aborted: asyncio.Event = asyncio.Event()
         self.made = 0
-        self.version = 0
+        self._served = [(0.0, 0)]
+
+    def serve(self, version: int) -> None:
+        """New weights from now on."""
+        self._served.append((asyncio.get_running_loop().time(), version))
 
     async def generate(
         self, input_ids: Sequence[int], sampling: SamplingParams, *, request_id: str | None = None
@@ -99,19 +109,19 @@ class SimulatedEngine:
         left = max(min(whole, MAX_TOKENS) - (len(input_ids) - 4), 1)
         aborted = self._aborted
         async with self._slots:
-            if aborted.is_set():
-                return self._completion(0, "abort")
-            if self._is_short:  # the plain case: nothing of it is ever aborted
-                await asyncio.sleep(left * self._token_s)
-                return self._completion(64, "stop")
             clock, count = asyncio.get_running_loop().time, left
             started = clock()
+            if aborted.is_set():
+                return self._completion(0, "abort", started)
+            if self._is_short:  # the plain case: nothing of it is ever aborted
+                await asyncio.sleep(left * self._token_s)
+                return self._completion(64, "stop", started)
             try:
                 await asyncio.wait_for(aborted.wait(), left * self._token_s)
                 count = min(int((clock() - started) / self._token_s), left - 1)
-                return self._completion(count, "abort")
+                return self._completion(count, "abort", started)
             except TimeoutError:
-                return self._completion(left, "stop")
+                return self._completion(left, "stop", started)
             except asyncio.CancelledError:
                 count = min(int((clock() - started) / self._token_s), left - 1)
                 raise
@@ -124,8 +134,13 @@ class SimulatedEngine:
         self._aborted = asyncio.Event()
         await asyncio.sleep(0)
 
-    def _completion(self, count: int, reason: Any) -> Completion:
-        return Completion([7] * count, [-0.5] * count, [self.version] * count, "", reason)
+    def _completion(self, count: int, reason: Any, started: float) -> Completion:
+        versions: list[int] = []
+        for (_, version), (until, _) in pairwise([*self._served, (math.inf, 0)]):
+            if until > started:  # tokens until then are of this version
+                tokens = count if until == math.inf else min(count, math.ceil((until - started) / self._token_s))
+                versions += [version] * (tokens - len(versions))
+        return Completion([7] * count, [-0.5] * count, versions, "", reason)
 
 
 async def step(
@@ -271,38 +286,98 @@ def serve_engine(port_to: Connection, in_flight: int, steps: int) -> None:
     run_server(answer, port_to)
 
 
-async def steps_of(over_sampling: float, is_partial: bool, steps: int, slots: int) -> tuple[int, float, int]:
-    """Tokens that were trained on, the share of all that were made which is lost, and samples that went on."""
-    engine = SimulatedEngine(slots, long_tailed(400, 1.0), token_s=TOKEN_S)
-    source, buffer = Endless(), Buffer(pop_first, keeps_partial=is_partial, continues=True)
-    how = FillSettings(32, int(32 * over_sampling), max_finished=1 << 30)
-    trained = went_on = 0
-    for version in range(steps):
-        engine.version = version
-        filled = await step(source, buffer, engine, version, how, is_partial=is_partial)
+async def no_time(group: Group) -> None:
+    """A reward that takes none."""
+    for sample in group:
+        sample.score = Score.scored(float(sample.sample_id % 2))
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way of filling batches."""
+
+    name: str
+    over_sampling: float = 1.0
+    is_partial: bool = False
+    max_staleness: int = 0
+    """0: nothing is generated while the trainer trains."""
+
+
+MODES = (
+    Mode("synchronous"),
+    Mode("over-sampling 2x", 2.0),
+    Mode("over-sampling 2x, partial rollout", 2.0, is_partial=True),
+    *(Mode(f"asynchronous, staleness at most {bound}", max_staleness=bound) for bound in (1, 2, 4, 8)),
+)
+
+
+@dataclass
+class Trained:
+    """What the steps of a mode came to."""
+
+    tokens: int = 0
+    went_on: int = 0
+    """Samples with tokens of different weights."""
+    staleness: int = 0
+    """Versions that all tokens together were behind."""
+    lost_share: float = 0.0
+    """Of the tokens that were generated, those for nobody."""
+
+    def add(self, filled: Filled, version: int) -> None:
+        """Count a batch."""
         samples = [sample for group in filled.kept for sample in group]
-        trained += sum(len(sample.tokens) for sample in samples)
-        went_on += sum(sample.weight_versions[0] != sample.weight_versions[-1] for sample in samples)
+        self.tokens += sum(len(sample.tokens) for sample in samples)
+        self.went_on += sum(sample.weight_versions[0] != sample.weight_versions[-1] for sample in samples)
+        self.staleness += sum(version - own for sample in samples for own in sample.weight_versions)
+
+
+async def steps_of(mode: Mode, steps: int, slots: int) -> Trained:
+    """Fill a batch, train for `TRAIN_S`, and again."""
+    engine = SimulatedEngine(slots, long_tailed(400, 1.0), token_s=TOKEN_S)
+    source, buffer = Endless(), Buffer(pop_first, keeps_partial=mode.is_partial, continues=True)
+    trained = Trained()
+    how = FillSettings(32, int(32 * max(mode.over_sampling, 1 + mode.max_staleness)), max_finished=1 << 30)
+    make = partial(
+        produce, generate=single_turn, engine=Gate(engine, 1 << 20), score=no_time, sampling=SamplingParams(MAX_TOKENS)
+    )
+    stream = Stream(source, buffer, make, None, how, max_staleness=mode.max_staleness, num_steps=steps)
+    for version in range(steps):
+        engine.serve(version)
+        if mode.max_staleness:
+            filled = await stream.batch(version, version)
+        else:
+            left = (steps - version) * how.wanted
+            filled = await step(source, buffer, engine, version, replace(how, left=left), is_partial=mode.is_partial)
+        trained.add(filled, version)
+        await asyncio.sleep(TRAIN_S)
     kept = sum(len(sample.tokens) for group in buffer.groups for sample in group)
-    return trained, (engine.made - trained - kept) / engine.made, went_on
+    trained.lost_share = (engine.made - trained.tokens - kept) / engine.made
+    return trained
 
 
 def show_modes(console: Console, steps: int, slots: int) -> None:
     """Seconds a step in each way of filling a batch, and how far it is from an engine that is never idle."""
-    table = Table("", "s a step", "tokens a second", "of the bound", "made for nobody", "samples that went on")
-    table.title = f"32 groups of {GROUP}, {slots} at once, lengths log-normal (median 400, sigma 1), {steps} steps"
-    bound = slots / TOKEN_S
-    for name, over_sampling, is_partial in (
-        ("synchronous", 1.0, False),
-        ("over-sampling 2x", 2.0, False),
-        ("over-sampling 2x, partial rollout", 2.0, True),
-    ):
-        (trained, lost, went_on), seconds = on_turned_clock(steps_of(over_sampling, is_partial, steps, slots))
-        rate = trained / seconds
+    table = Table("", "s a step", "tokens a second", "of the bound", "made for nobody", "went on", "staleness, mean")
+    table.title = (
+        f"32 groups of {GROUP}, {slots} at once, lengths log-normal (median 400, sigma 1), {TRAIN_S:.0f} s of training "
+        f"a step, {steps} steps"
+    )
+    bound = 0.0
+    for mode in MODES:
+        trained, seconds = on_turned_clock(steps_of(mode, steps, slots))
+        rate = trained.tokens / seconds
+        # neither is ever idle: the longer of both, and neither can begin before the other's first step
+        bound = trained.tokens / (steps * max(TRAIN_S, trained.tokens / steps * TOKEN_S / slots))
         table.add_row(
-            name, f"{seconds / steps:.1f}", f"{rate:,.0f}", f"{rate / bound:.0%}", f"{lost:.0%}", str(went_on)
+            mode.name,
+            f"{seconds / steps:.1f}",
+            f"{rate:,.0f}",
+            f"{rate / bound:.0%}",
+            f"{trained.lost_share:.0%}",
+            str(trained.went_on),
+            f"{trained.staleness / trained.tokens:.2f}",
         )
-    table.add_row("an engine that is never idle", "", f"{bound:,.0f}", "100%", "", "")
+    table.add_row("engine or trainer is never idle", f"{max(TRAIN_S, 0.0):.1f}", f"{bound:,.0f}", "100%", "", "", "")
     console.print(table)
 
 
