@@ -19,6 +19,7 @@ from slimrl.config.grpo import GrpoConfig
 from slimrl.config.perf import PerfConfig
 from slimrl.errors import TrainError
 from slimrl.megatron.advantages import Advantages, LogProbs
+from slimrl.megatron.flops import forward_flops, speed_metrics
 from slimrl.megatron.loss import StepLoss
 from slimrl.megatron.metrics import step_metrics, summarise
 from slimrl.megatron.micro_batch import MicroBatch, Pack, TokenArrays, TrainedSample, build_pack, trained_samples
@@ -131,8 +132,18 @@ class RolloutSteps:
         passes = ("perf/train_log_probs_s", "perf/train_forward_backward_s", "perf/train_optimizer_s")
         own = {**_counts(steps), "perf/train_model_cpu_s": sum(timer.cpu_seconds[name] for name in passes)}
         counts = {name: sum(one[name] for one in self._parallel.gather(own)) for name in own}
-        metrics = {**summarise(per_step), **counts, **_samples(steps), **timer.seconds}
+        speed = self._speed(samples, steps, timer.seconds["perf/train_forward_backward_s"])
+        metrics = {**summarise(per_step), **counts, **_samples(steps), **timer.seconds, **speed}
         return metrics, advantages.per_sample
+
+    def _speed(self, samples: Sequence[TrainedSample], steps: Sequence[Step], seconds: float) -> dict[str, float]:
+        """Of the forward and backward passes; a sample counts in full, also where it shares them with another."""
+        trained = [samples[i] for step in steps for i in step.computed]
+        lengths = [len(sample.inputs) for sample in trained]
+        num_outputs = sum(len(sample.targets) for sample in trained)
+        flops = 3 * forward_flops(self._shape, lengths, num_outputs=num_outputs)  # a backward pass is two forward ones
+        name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else ""
+        return speed_metrics(flops, sum(lengths), seconds, name, self._parallel.layout.world_size)
 
     def _forward_backward(self, micro_batches: Sequence[MicroBatch]) -> list[Mapping[str, Tensor | float]]:
         if not micro_batches:
