@@ -43,6 +43,7 @@ def prepare_megatron(device: torch.device) -> None:
     if device.type == "cpu":
         _give_megatron_a_cpu_torch()
         _use_cpu_random_state()
+        _take_counts_from_cpu()
 
 
 def prepare_distributed_checkpoints(device: torch.device) -> None:
@@ -149,6 +150,16 @@ def _give_megatron_a_cpu_torch() -> None:
             module.torch = view  # type: ignore[attr-defined]
 
 
+def _take_counts_from_cpu() -> None:
+    """Experts exchange tokens by arrays of counts, which Megatron makes only of what it moves from a GPU."""
+    from megatron.core.transformer.moe import token_dispatcher
+
+    def on_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:  # Any: Megatron has no types
+        return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+    token_dispatcher.maybe_move_tensor_to_cpu = on_cpu
+
+
 def _use_cpu_random_state() -> None:
     """Layers that are computed again restore CUDA's generator by functions of Megatron's own."""
     from megatron.core.tensor_parallel import random
@@ -196,6 +207,9 @@ class _NoStream:
 
     def record(self, *args: Any) -> None:
         pass
+
+    def record_event(self) -> _NoStream:
+        return self
 
     def synchronize(self) -> None:
         pass
