@@ -118,7 +118,7 @@ def save(crew: Crew, ckpt: CkptConfig, folder: Path, step: int, run: RunDir, pro
     return step
 
 
-def open_run(config: Config, start: Start, plugins: PluginSet, origins: Origins) -> RunDir:
+def open_run(config: Config, plan: Plan, start: Start, plugins: PluginSet, origins: Origins) -> RunDir:
     """The run's folder: a new one, or that of the run which is resumed."""
     default = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     run = RunDir((config.observe.run_dir or start.run or default).resolve())
@@ -131,7 +131,14 @@ def open_run(config: Config, start: Start, plugins: PluginSet, origins: Origins)
     run.forget_from(start.step)
     write_atomically(run.config, to_toml(config, origins, plugins.options.of_plugins()))
     write_atomically(run.plugins_lock, json.dumps(plugins.lock(), indent=1) + "\n")
-    run.event("start", step=start.step, checkpoint=start.checkpoint, plugins=plugins.fingerprint)
+    run.event(
+        "start",
+        step=start.step,
+        checkpoint=start.checkpoint,
+        plugins=plugins.fingerprint,
+        device=plan.device,
+        dtype=plan.dtype,
+    )
     return run
 
 
@@ -154,7 +161,7 @@ def train(config: Config, plan: Plan, plugins: PluginSet, origins: Origins) -> F
     Raises UsageError for what the user can mend, RolloutError or TrainError when the run cannot go on.
     """
     start = find_start(config.ckpt.load, config.ckpt.ckpt_step)
-    run = open_run(config, start, plugins, origins)
+    run = open_run(config, plan, start, plugins, origins)
     for event, message in resume_warnings(start, run, plugins):
         sys.stderr.write(f"warning: {message}\n")
         run.event(event, message=message)
