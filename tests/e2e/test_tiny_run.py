@@ -33,6 +33,18 @@ def test_a_model_from_scratch_learns_to_echo_a_digit(make_job: Callable[..., obj
     assert max(row.get("train/log_prob_abs_diff_max", 0.0) for row in rows) < 1e-4
 
 
+def test_ppo_with_a_critic_raises_the_reward_and_saves_both(make_job: Callable[..., object]) -> None:
+    job = make_job(num_rollout="30", advantage_estimator="ppo", num_critic_only_steps="2", save="saved")
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = job.metrics()
+    assert ["train/loss" in row for row in rows] == [False] * 2 + [True] * 28
+    assert all("critic/value_loss" in row for row in rows)
+    assert mean_reward(rows, slice(0, 2)) < 0.2
+    assert mean_reward(rows, slice(25, 30)) > 0.5
+    assert (job.folder / "saved" / "iter_0000030" / "critic" / "model" / "model.safetensors").exists()
+
+
 def test_a_finished_run_leaves_a_folder_that_a_person_can_look_through(make_job: Callable[..., object]) -> None:
     job = make_job(num_rollout="2", eval_interval="1", eval_temperature="0")
     done = job.run("--eval-prompt-data", "digits", "digits.jsonl")

@@ -25,3 +25,14 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, v
     plain = (values - returns).square()
     clipped = (values.clamp(old_values - value_clip, old_values + value_clip) - returns).square()
     return ValueLoss(torch.maximum(plain, clipped), clipped > plain)
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float | None:
+    """1 - variance of the error / variance of the returns; both [tokens].
+
+    1 is a critic that knows the returns, 0 one that knows their mean; None where all returns are equal.
+    """
+    spread = returns.double().var(correction=0)
+    if not spread > 0:
+        return None
+    return float(1 - (returns - values).double().var(correction=0) / spread)

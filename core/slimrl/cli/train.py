@@ -103,7 +103,8 @@ def prepare(argv: Sequence[str]) -> Prepared:
     if problems:
         raise ConfigError(problems)
     assert plugins is not None, "a check that failed has named its problem"
-    plan = make_plan(config, num_prompts=num_prompts)
+    has_critic = advantage_traits_of(plugins.advantage).needs_values
+    plan = make_plan(config, num_prompts=num_prompts, has_critic=has_critic)
     for entry in rows.left_out:
         sys.stderr.write(f"warning: {entry.told()}\n")
     return Prepared(config, plan, plugins, origins, is_dry_run="dry-run" in parsed.switches)

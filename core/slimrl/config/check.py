@@ -120,6 +120,8 @@ def _files(config: Config) -> Iterator[str]:
                 yield from _template_names(config.rollout, model)
     if ckpt.ref_load is not None and not ckpt.ref_load.is_dir():
         yield f"--ref-load {ckpt.ref_load} is not a folder; expected a Hugging Face checkpoint or one of slimrl"
+    if ckpt.critic_load is not None and not ckpt.critic_load.is_dir():
+        yield f"--critic-load {ckpt.critic_load} is not a folder; expected a Hugging Face checkpoint or one of slimrl"
     for flag, folder in (("--load", ckpt.load), ("--save", ckpt.save), ("--run-dir", config.observe.run_dir)):
         if folder is not None and folder.exists() and not folder.is_dir():
             yield f"{flag} {folder} is a file; expected a folder"

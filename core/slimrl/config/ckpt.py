@@ -14,6 +14,8 @@ class CkptConfig:
     """Hugging Face checkpoint folder: tokenizer, model shape and, where nothing else is loaded, the weights. Required."""
     ref_load: Path | None = None
     """Reference model (HF folder or a checkpoint of slimrl) for the KL loss, and the first weights where --load holds no checkpoint. Default: --hf-checkpoint."""
+    critic_load: Path | None = None
+    """First weights of the critic (HF folder, or a checkpoint of slimrl: its critic's if it has one). Default: those that the policy starts from."""
     load: Path | None = None
     """Folder of checkpoints to resume from; usually the same as --save. Where it holds none, training starts from --ref-load or --hf-checkpoint."""
     save: Path | None = None

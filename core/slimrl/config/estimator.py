@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 from slimrl.config import Config, GrpoConfig
 from slimrl.config.hooks import makes_advantages
+from slimrl.config.settings import flatten
 from slimrl.traits import AdvantageTraits
 
 SETTINGS = ("kl_coef", "gamma", "lambd", "disable_grpo_std_normalization")
 """What only some estimators heed."""
+CRITIC_SETTINGS = ("critic_load", "critic_lr", "critic_lr_warmup_iters", "num_critic_only_steps", "value_clip")
+"""What only a critic heeds."""
 
 
 def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
@@ -44,7 +47,28 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
             f"--calculate-per-token-loss has no effect with --advantage-estimator {name}, which divides every rollout's "
             "loss by --rollout-max-response-len"
         )
-    if traits.needs_values:
-        yield f"--advantage-estimator {name} needs a critic's values, and the trainer has none; choose another estimator"
+    yield from _critic(config, traits)
     if traits.needs_normalization and not grpo.normalize_advantages:
         yield f"--advantage-estimator {name} needs --normalize-advantages"
+
+
+def _critic(config: Config, traits: AdvantageTraits) -> Iterator[str]:
+    name, rollout = config.grpo.advantage_estimator, config.rollout
+    if not traits.needs_values:
+        values, defaults = flatten(config), flatten(Config())
+        for setting in CRITIC_SETTINGS:
+            if values[setting] != defaults[setting]:
+                yield (
+                    f"--{setting.replace('_', '-')} {values[setting]} has no effect with --advantage-estimator {name}, "
+                    "which needs no critic; leave it out or choose ppo"
+                )
+        return
+    convert = rollout.custom_convert_samples_to_train_data_path
+    if convert is not None:
+        yield (
+            f"--advantage-estimator {name} has no effect with --custom-convert-samples-to-train-data-path {convert}, whose "
+            "rewards are the advantages; a critic would have nothing to learn"
+        )
+    lr, min_lr = config.optimizer.critic_lr, config.optimizer.min_lr
+    if lr is not None and min_lr > lr:
+        yield f"--min-lr {min_lr} must not be above --critic-lr {lr}"

@@ -20,6 +20,10 @@ class GrpoConfig:
     """Discount of later rewards, for estimators that heed it."""
     lambd: float = 1.0
     """Lambda of generalised advantage estimation, for estimators that heed it."""
+    value_clip: float = 0.2
+    """How far the critic's value of a token may move from what it was before the rollout's first step, in its loss."""
+    num_critic_only_steps: int = 0
+    """Rollouts at the beginning that only the critic is trained on."""
     normalize_advantages: bool = False
     """Whiten the advantages over all trained tokens of a rollout: mean 0, standard deviation 1."""
     eps_clip: float = 0.2

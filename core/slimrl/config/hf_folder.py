@@ -59,9 +59,10 @@ class HfFolder:
         except (KeyError, TypeError, ValueError):
             return None
 
-    def count_parameters(self) -> int:
-        """Numbers in all weight files, from their headers; raises CheckpointError for a file that is not one."""
-        return sum(math.prod(entry["shape"]) for file in self.weights for entry in _header(file).values())
+    def count_parameters(self, *, without: str | None = None) -> int:
+        """Numbers in all weight files, but for one tensor's; raises CheckpointError for a file that is not one."""
+        headers = (_header(file) for file in self.weights)
+        return sum(math.prod(entry["shape"]) for header in headers for name, entry in header.items() if name != without)
 
 
 def open_hf_folder(path: Path, flag: str) -> HfFolder:

@@ -12,6 +12,8 @@ from slimrl.config.hf_folder import HfFolder
 # Resident megabytes after the imports alone, measured on Linux with torch 2.13 and ray 2.56.
 LIBRARIES = {"driver": 180e6, "rollout manager": 280e6, "trainer": 450e6, "engine": 280e6}
 BYTES = {"float32": 4, "bfloat16": 2}
+OUTPUT = "lm_head.weight"
+"""The tensor that a critic has one number in place of."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class ProcessMemory:
 
 
 def estimate_memory(
-    config: Config, model: HfFolder, *, dtype: str, samples_in_flight: int
+    config: Config, model: HfFolder, *, dtype: str, samples_in_flight: int, has_critic: bool
 ) -> tuple[ProcessMemory, ...]:
     """Bytes per process, without activations: they depend on how micro-batches come out.
 
@@ -40,8 +42,11 @@ def estimate_memory(
     moments = {"adam": 2, "sgd": 1 if config.optimizer.sgd_momentum else 0}[config.optimizer.optimizer]
     # below float32 the optimizer keeps a float32 copy of the weights
     trainer["optimizer"] = num_parameters * 4.0 * (moments + (dtype != "float32"))
-    if config.grpo.use_kl_loss:
+    if config.grpo.use_kl_loss or config.grpo.kl_coef:
         trainer["reference model"] = num_parameters * size
+    if has_critic:
+        share = model.count_parameters(without=OUTPUT) / num_parameters
+        trainer["critic"] = share * (trainer["weights"] + trainer["gradients"] + trainer["optimizer"])
     processes = {"driver": {}, "rollout manager": {}, "trainer": trainer}
     num_engines = num_embedded_engines(config)
     for index in range(num_engines):

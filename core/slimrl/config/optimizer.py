@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -20,6 +20,10 @@ class OptimizerConfig:
     """Learning rate schedule over all optimizer steps."""
     lr_warmup_iters: int = 0
     """Optimizer steps over which the learning rate rises linearly from 0."""
+    critic_lr: float | None = None
+    """Learning rate of the critic. Default: --lr."""
+    critic_lr_warmup_iters: int | None = None
+    """Optimizer steps over which the critic's learning rate rises. Default: --lr-warmup-iters."""
     weight_decay: float = 0.1
     """Weight decay coefficient."""
     adam_beta1: float = 0.9
@@ -32,3 +36,10 @@ class OptimizerConfig:
     """Momentum of sgd."""
     clip_grad: float = 1.0
     """Gradients are scaled down to this norm; 0: never."""
+
+
+def critic_optimizer(config: OptimizerConfig) -> OptimizerConfig:
+    """What the critic is trained with: as the policy, but for its own learning rate and warm-up."""
+    lr = config.lr if config.critic_lr is None else config.critic_lr
+    warmup = config.lr_warmup_iters if config.critic_lr_warmup_iters is None else config.critic_lr_warmup_iters
+    return replace(config, lr=lr, lr_warmup_iters=warmup)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,8 +48,11 @@ class Plan:
     processes: tuple[ProcessMemory, ...]
 
 
-def make_plan(config: Config, *, num_prompts: int | None) -> Plan:
-    """What a configuration that `check` found no fault with comes to; raises ConfigError for what it cannot."""
+def make_plan(config: Config, *, num_prompts: int | None, has_critic: bool = False) -> Plan:
+    """What a configuration that `check` found no fault with comes to; raises ConfigError for what it cannot.
+
+    `has_critic`: the estimator needs values.
+    """
     sizes = solve_batch(config.rollout)
     num_rollout = num_rollouts(config, num_prompts or 0)
     hf_checkpoint, max_response_len = config.ckpt.hf_checkpoint, config.rollout.rollout_max_response_len
@@ -82,14 +86,32 @@ def make_plan(config: Config, *, num_prompts: int | None) -> Plan:
         engine_threads=threads_per_engine(num_threads, num_engines),
         num_parameters=model.count_parameters(),
         vocab_size=model.config.get("vocab_size"),
-        processes=estimate_memory(config, model, dtype=dtype, samples_in_flight=_in_flight(config)),
+        processes=estimate_memory(
+            config, model, dtype=dtype, samples_in_flight=_in_flight(config), has_critic=has_critic
+        ),
     )
-    if config.optimizer.lr_warmup_iters >= plan.total_steps:
-        raise ConfigError(
-            f"--lr-warmup-iters {config.optimizer.lr_warmup_iters} must be below the {plan.total_steps} optimizer "
-            f"steps of the run (--num-rollout {num_rollout} x --num-steps-per-rollout {plan.num_steps_per_rollout})"
-        )
+    if problems := list(_warm_up(config, plan)):
+        raise ConfigError(problems)
     return plan
+
+
+def _warm_up(config: Config, plan: Plan) -> Iterator[str]:
+    """Rates that would never be reached; a policy that is not trained at all has none."""
+    optimizer, without = config.optimizer, config.grpo.num_critic_only_steps
+    steps = max(plan.num_rollout - without, 0) * plan.num_steps_per_rollout
+    left = f"--num-rollout {plan.num_rollout}"
+    if without:
+        left = f"({left} - --num-critic-only-steps {without})"
+    if steps and optimizer.lr_warmup_iters >= steps:
+        yield (
+            f"--lr-warmup-iters {optimizer.lr_warmup_iters} must be below the {steps} optimizer "
+            f"steps of the run ({left} x --num-steps-per-rollout {plan.num_steps_per_rollout})"
+        )
+    if (optimizer.critic_lr_warmup_iters or 0) >= plan.total_steps:
+        yield (
+            f"--critic-lr-warmup-iters {optimizer.critic_lr_warmup_iters} must be below the {plan.total_steps} optimizer "
+            "steps of the run"
+        )
 
 
 def has_cuda_device() -> bool:

@@ -26,22 +26,28 @@ class Advantages:
     """[response tokens]"""
     per_sample: NDArray[np.float32]
     """[samples] the mean of a sample's tokens"""
+    returns: NDArray[np.float32] | None = None
+    """[response tokens] what a critic's values are trained towards, zeros where not trained; None without a critic"""
 
 
 @dataclass(frozen=True)
-class LogProbs:
-    """Log-probs of a batch's response tokens, natural; zeros where nothing asked for a token's."""
+class Known:
+    """What models say of a batch's response tokens before the first optimizer step, each [response tokens].
 
-    old: NDArray[np.float32] | None = None
-    """[response tokens] of the policy before the rollout's first optimizer step."""
-    reference: NDArray[np.float32] | None = None
-    """[response tokens]"""
+    Log-probs are natural. Zeros where nothing asked for a token's, None where nothing asked for any.
+    """
+
+    log_probs: NDArray[np.float32] | None = None
+    """Of the policy."""
+    ref_log_probs: NDArray[np.float32] | None = None
+    values: NDArray[np.float32] | None = None
+    """Of the critic."""
 
 
 def advantages_of(
     batch: TrainBatch,
     estimate: Estimate,
-    known: LogProbs,
+    known: Known,
     *,
     name: str,
     normalize: bool = False,
@@ -53,10 +59,14 @@ def advantages_of(
     Raises TrainError for a number that is not finite, RolloutError for what `postprocess` does.
     """
     seen = advantage_input(batch, known)
+    returns = None
     if batch.advantages is not None:
         found = batch.advantages[seen.sample_of_token]
     else:
-        found = estimate(seen).advantages
+        made = estimate(seen)
+        found = made.advantages
+        if known.values is not None:
+            returns = _per_response_token(made.returns, batch, name)
     if normalize and len(found):
         found = whiten(found, moments(found))
     sums = np.bincount(seen.sample_of_token, found, len(batch))
@@ -65,7 +75,7 @@ def advantages_of(
     per_token = np.repeat(per_sample, batch.response_lengths)
     per_token[np.flatnonzero(batch.loss_mask)] = found
     if postprocess is None:
-        return Advantages(batch, per_token, per_sample)
+        return Advantages(batch, per_token, per_sample, returns)
     batch = replace(batch, loss_mask=batch.loss_mask.copy())  # Ray's arrays are read-only
     if postprocess.is_slime:
         _run_slimes(postprocess, batch, per_token, per_sample)
@@ -78,7 +88,7 @@ def advantages_of(
     ends = batch.response_lengths.cumsum(dtype=np.int64)
     sums = np.concatenate(([0.0], per_token.cumsum(dtype=np.float64)))
     means = (sums[ends] - sums[ends - batch.response_lengths]) / np.maximum(batch.response_lengths, 1)
-    return Advantages(batch, per_token, means.astype(np.float32))
+    return Advantages(batch, per_token, means.astype(np.float32), returns)
 
 
 def _run_slimes(
@@ -109,7 +119,7 @@ def _run_slimes(
         target[:] = torch.cat(parts).to(torch.float64).numpy() if parts else 0
 
 
-def advantage_input(batch: TrainBatch, known: LogProbs) -> AdvantageInput:
+def advantage_input(batch: TrainBatch, known: Known) -> AdvantageInput:
     """What an estimator sees of a batch."""
     trained = np.flatnonzero(batch.loss_mask)
     sample_of_token = np.repeat(np.arange(len(batch)), batch.response_lengths)[trained]
@@ -119,9 +129,25 @@ def advantage_input(batch: TrainBatch, known: LogProbs) -> AdvantageInput:
         rollout_ids=batch.rollout_ids,
         num_tokens=np.bincount(sample_of_token, minlength=len(batch)).astype(np.int64),
         rollout_log_probs=batch.log_probs[trained],
-        log_probs=None if known.old is None else known.old[trained],
-        ref_log_probs=None if known.reference is None else known.reference[trained],
+        log_probs=None if known.log_probs is None else known.log_probs[trained],
+        ref_log_probs=None if known.ref_log_probs is None else known.ref_log_probs[trained],
+        values=None if known.values is None else known.values[trained],
     )
+
+
+def _per_response_token(returns: NDArray[np.float32] | None, batch: TrainBatch, name: str) -> NDArray[np.float32]:
+    trained = np.flatnonzero(batch.loss_mask)
+    if returns is None or np.shape(returns) != trained.shape:
+        gave = "none" if returns is None else f"shape {np.shape(returns)}"
+        raise TrainError(
+            f"advantage estimator {name!r} takes a critic's values and gave {gave} for the returns of {len(trained)} "
+            "trained tokens, which the critic is trained towards; return Advantages(advantages, returns)"
+        )
+    if not np.isfinite(returns).all():
+        raise TrainError(f"step {batch.step}: advantage estimator {name!r} gave a return that is not finite")
+    spread = np.zeros(len(batch.log_probs), np.float32)
+    spread[trained] = returns
+    return spread
 
 
 def _check_finite(advantages: NDArray[np.float32], batch: TrainBatch, name: str) -> None:

@@ -3,13 +3,14 @@
 model/                  a Hugging Face checkpoint: weights, config, tokenizer
 optimizer.safetensors   optimizer state by Megatron parameter name; absent with --no-save-optim
 trainer.json            counters and random states
+critic/                 the same three of the critic, if there is one; its model is a token classifier of one label
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from slimrl.megatron.tensor_files import write_tensors, write_weights
 MODEL = "model"
 OPTIMIZER = "optimizer.safetensors"
 TRAINER = "trainer.json"
+CRITIC = "critic"
 FORMAT = 1
 
 
@@ -35,6 +37,11 @@ def hf_folder(folder: Path) -> Path:
     return folder / MODEL if is_trainer_checkpoint(folder) else folder
 
 
+def critic_of(folder: Path) -> Path | None:
+    """The critic's part of a checkpoint of ours, if it has one."""
+    return folder / CRITIC if is_trainer_checkpoint(folder / CRITIC) else None
+
+
 def save_checkpoint(
     folder: Path,
     *,
@@ -43,24 +50,38 @@ def save_checkpoint(
     state: dict[str, Any],
     source: Path,
     dtype: torch.dtype,
+    labels: Sequence[str] = (),
 ) -> None:
     """Write a checkpoint into an existing folder; `source` gives config and tokenizer. trainer.json comes last."""
-    save_hf_checkpoint(folder / MODEL, weights=weights, source=source, dtype=dtype)
+    save_hf_checkpoint(folder / MODEL, weights=weights, source=source, dtype=dtype, labels=labels)
     if optimizer is not None:
         write_tensors(folder / OPTIMIZER, optimizer)
     (folder / TRAINER).write_text(json.dumps({"format": FORMAT, **state}))
 
 
 def save_hf_checkpoint(
-    folder: Path, *, weights: Iterable[tuple[str, Tensor]], source: Path, dtype: torch.dtype
+    folder: Path,
+    *,
+    weights: Iterable[tuple[str, Tensor]],
+    source: Path,
+    dtype: torch.dtype,
+    labels: Sequence[str] = (),
 ) -> None:
-    """Write weights as a folder that transformers loads, with everything of `source` that is not weights."""
+    """Write weights as a folder that transformers loads, with everything of `source` that is not weights.
+
+    With labels it is a token classifier instead of a language model.
+    """
     folder.mkdir(exist_ok=True)
     copy_all_but_weights(source, folder)
     config = read_config(source)
     # transformers loads in the format the config names
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
+    if labels:
+        names = config.get("architectures", [])
+        config["architectures"] = [name.replace("ForCausalLM", "ForTokenClassification") for name in names]
+        config["id2label"] = {str(number): label for number, label in enumerate(labels)}
+        config["label2id"] = {label: number for number, label in enumerate(labels)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     write_weights(folder, weights)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from slimrl.algorithms.correction import correction_metrics
+from slimrl.errors import TrainError
 from slimrl.megatron.loss import CORRECTION
 
 
@@ -45,8 +47,15 @@ def summarise(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
         values = [step[name] for step in steps if name in step]
         if name.endswith("_max"):
             summary[name] = max(values)
-        elif name == "train/lr":
+        elif name.endswith("/lr"):
             summary[name] = values[-1]
         else:
             summary[name] = sum(values) / len(values)
     return summary
+
+
+def check_finite(metrics: Mapping[str, float], where: str) -> None:
+    """Raise TrainError for a number that is not finite; `where` says which step's it is."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise TrainError(f"{where}: {name} is {value}; the weights were not updated by this step")

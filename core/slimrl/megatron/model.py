@@ -52,6 +52,8 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
     frequencies: Tensor
     vocabulary_share: VocabularyShare | None
     """What of the vocabulary this tensor-parallel rank has; None: all."""
+    value_head: torch.nn.Linear | None
+    """A critic's last layer, in float32; None in a policy, and before the last pipeline stage."""
 
     def forward(self, packed: PackedTokens) -> Tensor:
         """Final, normalised hidden states of `packed.predictors`: [rows, hidden]; before the last stage, all states."""
@@ -68,10 +70,11 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
             return hidden
         hidden = hidden.squeeze(1)
         if self.vocabulary_share is not None:
-            # each rank's gradient is that of its share of the vocabulary
+            # each rank's gradient is that of its share of the vocabulary, or of the value head, which every rank has
+            is_of_share = self.value_head is None
             if self.config.sequence_parallel:
-                hidden = gather_from_sequence_parallel_region(hidden)
-            else:
+                hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=is_of_share)
+            elif is_of_share:
                 hidden = copy_to_tensor_model_parallel_region(hidden)
         return hidden.index_select(0, packed.predictors)
 
@@ -121,6 +124,9 @@ def build_chunks(
         model.to(device)
         model.frequencies = inverse_frequencies(shape).to(device)
         model.vocabulary_share = _vocabulary_share(shape)
+        model.value_head = None
+        if shape.has_value_head and model.post_process:
+            model.value_head = torch.nn.Linear(shape.hidden_size, 1, device=device, dtype=torch.float32)
         _make_router_biases_parameters(model)
         _mark_shared(model, shape)
         mark_parameters(model)

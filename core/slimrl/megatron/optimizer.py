@@ -24,7 +24,7 @@ STATE = {"adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 MASTER = "master"
 
 
-class PolicyOptimizer:
+class ModelOptimizer:
     """Gradients in Megatron's buffers, clipping, and the update.
 
     Weight decay leaves biases and norms out, as Megatron does. In bfloat16 the update is made on float32 master

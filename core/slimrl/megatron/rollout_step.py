@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,14 +17,15 @@ from slimrl.algorithms.reduction import token_weights
 from slimrl.config.grpo import GrpoConfig
 from slimrl.config.perf import PerfConfig
 from slimrl.errors import TrainError
-from slimrl.megatron.advantages import Advantages, LogProbs
+from slimrl.megatron.advantages import Advantages, Known
+from slimrl.megatron.critic import Critic, ValueTargets
 from slimrl.megatron.flops import forward_flops, speed_metrics
 from slimrl.megatron.loss import StepLoss
-from slimrl.megatron.metrics import step_metrics, summarise
+from slimrl.megatron.metrics import check_finite, step_metrics, summarise
 from slimrl.megatron.micro_batch import MicroBatch, Pack, TokenArrays, TrainedSample, build_pack, trained_samples
-from slimrl.megatron.optimizer import PolicyOptimizer
+from slimrl.megatron.optimizer import ModelOptimizer
 from slimrl.megatron.parallel import Parallel
-from slimrl.megatron.passes import Passes
+from slimrl.megatron.passes import Passes, log_prob_reader
 from slimrl.megatron.shape import ModelShape
 from slimrl.megatron.timing import Timer
 from slimrl.traits import AdvantageTraits
@@ -34,8 +34,8 @@ from slimrl.types import TrainBatch
 MAX_TOKENS = 8192
 
 
-Estimate = Callable[[LogProbs], Advantages]
-"""The advantages of a batch, given the log-probs that its estimator needs."""
+Estimate = Callable[[Known], Advantages]
+"""The advantages of a batch, given the log-probs and values that its estimator needs."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RolloutSteps:
 
     def __init__(
         self,
-        optimizer: PolicyOptimizer,
+        optimizer: ModelOptimizer,
         shape: ModelShape,
         parallel: Parallel,
         grpo: GrpoConfig,
@@ -76,6 +76,7 @@ class RolloutSteps:
         num_steps: int,
         rollouts_per_step: int,
         device: torch.device,
+        critic: Critic | None = None,
     ) -> None:
         self.num_steps = num_steps
         self._optimizer = optimizer
@@ -85,12 +86,12 @@ class RolloutSteps:
         self._perf = perf
         self._rollouts_per_step = rollouts_per_step
         self._device = device
+        self._critic = critic
         self._loss = StepLoss(grpo, traits.policy_loss)
         self._tokens_per_rollout = max_response_len if traits.divides_by_max_length else None
         self._reference: Mapping[str, Tensor] | None = None
-        self._passes = Passes(
-            optimizer.chunks, parallel, temperature=temperature, entropy_has_grad=grpo.entropy_coef != 0
-        )
+        reader = log_prob_reader(parallel, temperature=temperature, entropy_has_grad=grpo.entropy_coef != 0)
+        self._passes = Passes(optimizer.chunks, parallel, reader)
 
     def set_reference(self, weights: Mapping[str, Tensor]) -> None:
         """What this process has of the reference model, by the whole model's names; kept, not copied."""
@@ -99,14 +100,18 @@ class RolloutSteps:
     def run(
         self, batch: TrainBatch, estimate: Estimate, num_updates: int, learning_rate: Callable[[int], float]
     ) -> tuple[dict[str, float], NDArray[np.float32]]:
-        """Make all steps, the first being update number `num_updates`.
+        """Make all steps, the first being update number `num_updates`; a critic makes its own before them.
 
         Returns metrics averaged over the steps, and the mean advantage of each sample.
         """
         timer = Timer(self._device)
-        with timer("perf/train_log_probs_s"):
-            known = self._log_probs_for_estimate(batch)
+        known = self._known(batch, timer)
         advantages = estimate(known)
+        critic_metrics: dict[str, float] = {}
+        if self._critic is not None:
+            critic_metrics = self._train_critic(self._critic, batch, known, advantages, timer)
+            if batch.step < self._grpo.num_critic_only_steps:
+                return {**critic_metrics, **timer.seconds}, advantages.per_sample
         batch = advantages.batch
         with timer("perf/train_pack_s"):
             samples = trained_samples(batch)
@@ -121,11 +126,11 @@ class RolloutSteps:
             with timer("perf/train_forward_backward_s"):
                 self._optimizer.zero_grad()
                 micro_batches = [MicroBatch(pack, tokens.at(pack.places)) for pack in step.packs]
-                metrics = step_metrics(self._forward_backward(micro_batches))
-                _check_finite(metrics, where)
+                metrics = step_metrics(self._passes.forward_backward(micro_batches, self._loss))
+                check_finite(metrics, where)
             with timer("perf/train_optimizer_s"):
                 metrics["train/grad_norm"] = self._optimizer.grad_norm()
-                _check_finite(metrics, where)
+                check_finite(metrics, where)
                 self._optimizer.step(lr, metrics["train/grad_norm"])
             metrics["train/lr"] = lr
             per_step.append(metrics)
@@ -133,7 +138,7 @@ class RolloutSteps:
         own = {**_counts(steps), "perf/train_model_cpu_s": sum(timer.cpu_seconds[name] for name in passes)}
         counts = {name: sum(one[name] for one in self._parallel.gather(own)) for name in own}
         speed = self._speed(samples, steps, timer.seconds["perf/train_forward_backward_s"])
-        metrics = {**summarise(per_step), **counts, **_samples(steps), **timer.seconds, **speed}
+        metrics = {**critic_metrics, **summarise(per_step), **counts, **_samples(steps), **timer.seconds, **speed}
         return metrics, advantages.per_sample
 
     def _speed(self, samples: Sequence[TrainedSample], steps: Sequence[Step], seconds: float) -> dict[str, float]:
@@ -144,15 +149,6 @@ class RolloutSteps:
         flops = 3 * forward_flops(self._shape, lengths, num_outputs=num_outputs)  # a backward pass is two forward ones
         name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else ""
         return speed_metrics(flops, sum(lengths), seconds, name, self._parallel.layout.world_size)
-
-    def _forward_backward(self, micro_batches: Sequence[MicroBatch]) -> list[Mapping[str, Tensor | float]]:
-        if not micro_batches:
-            return []
-        sums = self._passes.forward_backward(micro_batches, self._loss)
-        if self._parallel.layout.is_single:
-            return list(sums)
-        numbers = [{name: float(value) for name, value in part.items()} for part in sums]
-        return [part for parts in self._parallel.gather(numbers) for part in parts]
 
     def _plan(self, batch: TrainBatch, advantages: NDArray[np.float32], samples: Sequence[TrainedSample]) -> list[Step]:
         everything = self._grpo.use_kl_loss or self._grpo.entropy_coef != 0
@@ -208,16 +204,41 @@ class RolloutSteps:
             for places in plan
         ]
 
-    def _log_probs_for_estimate(self, batch: TrainBatch) -> LogProbs:
-        """What the estimator needs: log-probs of every trained token, where the KL divergence is in the rewards."""
-        if not self._grpo.kl_coef:
-            return LogProbs()
+    def _known(self, batch: TrainBatch, timer: Timer) -> Known:
+        """What the estimator needs of trained tokens: values, log-probs where the KL divergence is in the rewards."""
+        known = Known()
+        if not self._grpo.kl_coef and self._critic is None:
+            return known
         samples = trained_samples(batch)
-        computed = [i for i, sample in enumerate(samples) if len(sample.targets)]
-        packs = self._packs(batch, samples, computed, *_log_prob_limits(self._perf))
+        packs = self._packs(batch, samples, _trained(samples, range(len(batch))), *_log_prob_limits(self._perf))
         size = len(batch.log_probs)
-        own = (self._flat(packs, size), self._reference_log_probs(packs, size))
-        return LogProbs(*(self._parallel.add_up(flat).cpu().numpy() for flat in own))
+        if self._grpo.kl_coef:
+            with timer("perf/train_log_probs_s"):
+                own = (self._log_probs(packs, size), self._reference_log_probs(packs, size))
+                log_probs, reference = (self._parallel.add_up(flat).cpu().numpy() for flat in own)
+            known = replace(known, log_probs=log_probs, ref_log_probs=reference)
+        if self._critic is not None:
+            with timer("perf/critic_values_s"):
+                values = self._parallel.add_up(self._flat(packs, self._critic.values(packs), size))
+            known = replace(known, values=values.cpu().numpy())
+        return known
+
+    def _train_critic(
+        self, critic: Critic, batch: TrainBatch, known: Known, advantages: Advantages, timer: Timer
+    ) -> dict[str, float]:
+        """The critic's steps: on the same samples as the policy's, but on all of them, whatever their advantage.
+
+        It learns the tokens that the estimator saw: one that a function of the user's unmasks later has no return.
+        """
+        assert known.values is not None and advantages.returns is not None, "advantages_of has seen to it"
+        samples = trained_samples(batch)
+        steps = [
+            self._packs(batch, samples, _trained(samples, members), *_limits(self._perf))
+            for members in self._members_per_step(batch)
+        ]
+        weights = self._weights(batch).to(self._device)
+        targets = ValueTargets(weights, self._on_device(known.values), self._on_device(advantages.returns))
+        return critic.train(steps, targets, timer, f"step {batch.step}")
 
     def _token_arrays(
         self,
@@ -225,21 +246,21 @@ class RolloutSteps:
         advantages: NDArray[np.float32],
         samples: Sequence[TrainedSample],
         steps: Sequence[Step],
-        known: LogProbs,
+        known: Known,
     ) -> TokenArrays:
         """Everything that the loss reads, by response token.
 
         With one step the old policy is the current one, so its log-probs come with the step's own forward pass.
         """
         engine = self._on_device(batch.log_probs)
-        old = None if known.old is None else self._on_device(known.old)
-        reference = None if known.reference is None else self._on_device(known.reference)
+        old = None if known.log_probs is None else self._on_device(known.log_probs)
+        reference = None if known.ref_log_probs is None else self._on_device(known.ref_log_probs)
         size = len(batch.log_probs)
         needs_old = old is None and self.num_steps > 1 and not self._grpo.use_rollout_logprobs
         needs_reference = reference is None and self._grpo.use_kl_loss
         if needs_old or needs_reference:
             packs = self._log_prob_packs(batch, samples, steps)
-            old = self._flat(packs, size) if needs_old else old
+            old = self._log_probs(packs, size) if needs_old else old
             reference = self._reference_log_probs(packs, size) if needs_reference else reference
         return TokenArrays(
             advantages=self._on_device(advantages),
@@ -256,19 +277,21 @@ class RolloutSteps:
         computed = [i for step in steps for i in step.computed]
         return self._packs(batch, samples, computed, *_log_prob_limits(self._perf))
 
-    def _flat(self, packs: Sequence[Pack], size: int) -> Tensor:
+    def _log_probs(self, packs: Sequence[Pack], size: int) -> Tensor:
         """Log-probs of the packs' tokens under the weights as they are: [response tokens], on the last stage."""
+        return self._flat(packs, [said.log_probs for said in self._passes.read(packs)], size)
+
+    def _flat(self, packs: Sequence[Pack], parts: Sequence[Tensor], size: int) -> Tensor:
+        """Numbers of the packs' tokens as numbers of all response tokens, zeros for the others, or for all."""
         flat = torch.zeros(size, device=self._device)
-        found = self._passes.log_probs(packs) if packs else []
-        if self._parallel.is_last_stage:
-            for pack, log_probs in zip(packs, found, strict=True):
-                flat[pack.places] = log_probs
+        for pack, part in zip(packs, parts, strict=bool(parts)):
+            flat[pack.places] = part
         return flat
 
     def _reference_log_probs(self, packs: Sequence[Pack], size: int) -> Tensor:
         assert self._reference is not None, "loaded where a setting asks for it"
         with self._swapped(self._reference):
-            return self._flat(packs, size)
+            return self._log_probs(packs, size)
 
     def _weights(self, batch: TrainBatch) -> Tensor:
         """[response tokens] each token's share in its step's mean."""
@@ -316,10 +339,9 @@ def _log_prob_limits(perf: PerfConfig) -> tuple[int | None, int | None]:
     return _limits(perf)
 
 
-def _check_finite(metrics: Mapping[str, float], where: str) -> None:
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise TrainError(f"{where}: {name} is {value}; the weights were not updated by this step")
+def _trained(samples: Sequence[TrainedSample], members: Iterable[int]) -> list[int]:
+    """Those of some samples that have tokens to train on."""
+    return [int(i) for i in members if len(samples[i].targets)]
 
 
 def _counts(steps: Sequence[Step]) -> dict[str, float]:

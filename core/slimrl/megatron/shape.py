@@ -43,6 +43,8 @@ class ModelShape:
     mla: MlaShape | None = None
     rope: Mapping[str, Any] = field(default_factory=dict)
     """Parameters of a scaled rotary embedding, as in the HF config (numbers and the rope_type)."""
+    has_value_head: bool = False
+    """Whether it ends in one number a token, as a critic does; such a shape has tied embeddings: no output layer."""
 
 
 def model_shape(hf_config: Mapping[str, Any]) -> ModelShape:

@@ -83,6 +83,12 @@ def _open(file: Path) -> Any:  # Any: safetensors has no type for its handle
         raise CheckpointError(f"cannot read {file}: {e}; the file is damaged or not in safetensors format") from e
 
 
+def use_up(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Go through weights or optimizer state to the end, so that no process waits for another's."""
+    for _ in tensors:
+        pass
+
+
 def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]], *, max_bytes: int = MAX_FILE_BYTES) -> None:
     """Write weights where transformers looks for them: one file, or several of at most `max_bytes` and an index.
 

@@ -7,16 +7,17 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from slimrl.config.ckpt import CkptConfig
 from slimrl.config.grpo import GrpoConfig
 from slimrl.config.layout import KEEP_ALL, SINGLE, Layout, Recompute
 from slimrl.config.model import ModelConfig
-from slimrl.config.optimizer import OptimizerConfig
+from slimrl.config.optimizer import OptimizerConfig, critic_optimizer
 from slimrl.config.perf import PerfConfig
 from slimrl.errors import CheckpointError, ConfigError
 from slimrl.estimator import estimate_of
@@ -28,12 +29,15 @@ from slimrl.megatron.parallel import init_parallel
 from slimrl.megatron.random_state import random_state, restore_random_state
 from slimrl.megatron.schedule import learning_rate
 from slimrl.megatron.shape import check_model_flags, model_shape
-from slimrl.megatron.tensor_files import TensorReader
+from slimrl.megatron.tensor_files import TensorReader, use_up
 from slimrl.megatron.timing import Timer
 from slimrl.protocols import Advantage, TokenAdvantage, WeightTransport
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.traits import advantage_traits_of
 from slimrl.types import TrainBatch, TrainReport
+
+if TYPE_CHECKING:
+    from slimrl.megatron.critic import Critic
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,8 @@ class MegatronTrainer:
     Of several processes each has a trainer, which differ in `rank` and find each other at the file `meeting`. All
     must be asked for the same at the same time; what is published or saved comes from the first.
     With --use-kl-loss the reference weights are one more copy on the same device; they are swapped in for a pass by
-    exchanging pointers. In bfloat16 float32 master weights come on top.
+    exchanging pointers. In bfloat16 float32 master weights come on top. An estimator that needs values brings a critic:
+    a second model with all that belongs to one.
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class MegatronTrainer:
         self._source = ckpt.hf_checkpoint
         self._grpo = grpo
         self._optimizer_config = optimizer
-        self._total_steps = total_steps
+        self._total_steps = total_steps - grpo.num_critic_only_steps * num_steps_per_rollout
         self._estimate = estimate_of(advantage, grpo.advantage_estimator)
         self._postprocess = postprocess
         self._transport = transport
@@ -97,27 +102,43 @@ class MegatronTrainer:
 
         prepare_megatron(self._device)
         # Importing Megatron is slow, and these modules do.
+        from slimrl.megatron.critic import Critic
         from slimrl.megatron.model import build_chunks
-        from slimrl.megatron.optimizer import PolicyOptimizer
+        from slimrl.megatron.optimizer import ModelOptimizer
         from slimrl.megatron.rollout_step import RolloutSteps
         from slimrl.megatron.shards import Shards
 
         self._parallel = init_parallel(self._device, seed, layout, rank, meeting)
         self._chunks = build_chunks(self._shape, layout, recompute, device=self._device, dtype=self._dtype)
         self._shards = Shards(self._chunks, self._shape, self._parallel)
-        self._optimizer = PolicyOptimizer(self._chunks, self._shards, optimizer, is_shared=layout.shares_optimizer)
+        self._optimizer = ModelOptimizer(self._chunks, self._shards, optimizer, is_shared=layout.shares_optimizer)
+        traits = advantage_traits_of(advantage)
+        self._critic: Critic | None = None
+        if traits.needs_values:
+            self._critic = Critic(
+                self._shape,
+                self._parallel,
+                recompute,
+                critic_optimizer(optimizer),
+                value_clip=grpo.value_clip,
+                total_steps=total_steps,
+                source=self._source,
+                device=self._device,
+                dtype=self._dtype,
+            )
         self._steps = RolloutSteps(
             self._optimizer,
             self._shape,
             self._parallel,
             grpo,
             perf,
-            traits=advantage_traits_of(advantage),
+            traits=traits,
             max_response_len=max_response_len,
             temperature=rollout_temperature,
             num_steps=num_steps_per_rollout,
             rollouts_per_step=global_batch_size,
             device=self._device,
+            critic=self._critic,
         )
 
     def load(self, checkpoint: Path | None) -> None:
@@ -140,6 +161,8 @@ class MegatronTrainer:
                 )
             self._optimizer.load_state(TensorReader(checkpoint), self._num_updates)
             restore_random_state(state["random"])
+        if self._critic is not None:
+            self._load_critic(self._critic, checkpoint, start)
         if self._grpo.use_kl_loss or self._grpo.kl_coef:
             self._load_reference(start)
         logger.info("loaded %s at optimizer step %d", start, self._num_updates)
@@ -164,7 +187,8 @@ class MegatronTrainer:
             self._num_updates,
             self._learning_rate,
         )
-        self._num_updates += self._steps.num_steps
+        if batch.step >= self._grpo.num_critic_only_steps:
+            self._num_updates += self._steps.num_steps
         return_free_pages()
         return TrainReport(metrics=metrics, advantages=advantages)
 
@@ -192,22 +216,24 @@ class MegatronTrainer:
 
         The files are those of one process, whatever the layout.
         """
-        if self._parallel.rank != 0:
-            use_up(self.export_weights())
-            use_up(self._optimizer.state())
-            return
-        files.save_checkpoint(
-            folder,
-            weights=self.export_weights(),
-            optimizer=None if self._ckpt.no_save_optim else self._optimizer.state(),
-            state={
-                "num_updates": self._num_updates,
-                "optimizer": self._optimizer_config.optimizer,
-                "random": random_state(),
-            },
-            source=self._source,
-            dtype=self._dtype,
-        )
+        weights, optimizer = self.export_weights(), None if self._ckpt.no_save_optim else self._optimizer.state()
+        if self._parallel.rank == 0:
+            files.save_checkpoint(
+                folder,
+                weights=weights,
+                optimizer=optimizer,
+                state={
+                    "num_updates": self._num_updates,
+                    "optimizer": self._optimizer_config.optimizer,
+                    "random": random_state(),
+                },
+                source=self._source,
+                dtype=self._dtype,
+            )
+        use_up(weights)
+        use_up(optimizer or ())
+        if self._critic is not None:
+            self._critic.save(folder / files.CRITIC, with_optimizer=not self._ckpt.no_save_optim)
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as a Hugging Face checkpoint into an existing, empty folder."""
@@ -223,11 +249,23 @@ class MegatronTrainer:
         """The first process's: plans are made by them, and a function of the user's may not give the same twice."""
         if self._parallel.layout.is_single:
             return found
-        per_token, mask, per_sample = (
-            self._parallel.agree(torch.tensor(array, device=self._device)).cpu().numpy()
-            for array in (found.per_token, found.batch.loss_mask, found.per_sample)
-        )
-        return Advantages(replace(found.batch, loss_mask=mask), per_token, per_sample)
+
+        def agreed(array: NDArray[Any]) -> NDArray[Any]:
+            numbers: NDArray[Any] = self._parallel.agree(torch.tensor(array, device=self._device)).cpu().numpy()
+            return numbers
+
+        batch = replace(found.batch, loss_mask=agreed(found.batch.loss_mask))
+        returns = None if found.returns is None else agreed(found.returns)
+        return Advantages(batch, agreed(found.per_token), agreed(found.per_sample), returns)
+
+    def _load_critic(self, critic: Critic, checkpoint: Path | None, start: Path) -> None:
+        saved = None if checkpoint is None else files.critic_of(checkpoint)
+        if saved is not None:
+            critic.resume(saved)
+            return
+        folder = self._ckpt.critic_load or start
+        critic.start_from(folder)
+        logger.info("the critic starts from %s", folder)
 
     def _load_reference(self, loaded: Path) -> None:
         reference = self._ckpt.ref_load or self._source
@@ -240,12 +278,6 @@ class MegatronTrainer:
                 parameter.data.copy_(current[name])
                 current[name] = held
         self._steps.set_reference(current)
-
-
-def use_up(tensors: Iterator[tuple[str, Tensor]]) -> None:
-    """Go through weights or optimizer state to the end, so that no process waits for another's."""
-    for _ in tensors:
-        pass
 
 
 def _device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

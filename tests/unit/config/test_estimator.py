@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from slimrl.config import Config, GrpoConfig
-from slimrl.config.estimator import SETTINGS, check_estimator
+from slimrl.config import CkptConfig, Config, GrpoConfig, OptimizerConfig
+from slimrl.config.estimator import CRITIC_SETTINGS, SETTINGS, check_estimator
 from slimrl.traits import AdvantageTraits
 
 Make = Callable[..., Config]
@@ -33,9 +34,27 @@ def test_a_setting_that_the_estimator_does_not_heed_is_refused(make_config: Make
     assert list(check_estimator(config, AdvantageTraits(heeds=frozenset({setting})))) == []
 
 
-def test_an_estimator_that_needs_a_critic_is_refused(make_config: Make) -> None:
-    (said,) = check_estimator(make_config(), AdvantageTraits(needs_values=True))
-    assert said.startswith("--advantage-estimator grpo needs a critic's values")
+@pytest.mark.parametrize("setting", CRITIC_SETTINGS)
+def test_a_setting_of_the_critic_is_refused_without_one(make_config: Make, setting: str) -> None:
+    groups = {"grpo": GrpoConfig, "optimizer": OptimizerConfig, "ckpt": CkptConfig}
+    category = next(name for name, kind in groups.items() if setting in {field.name for field in fields(kind)})
+    config = make_config()
+    config = replace(config, **{category: replace(getattr(config, category), **{setting: 3})})
+    (said,) = check_estimator(config, AdvantageTraits())
+    assert f"--{setting.replace('_', '-')} 3 has no effect with --advantage-estimator grpo" in said
+    assert list(check_estimator(config, AdvantageTraits(needs_values=True))) == []
+
+
+def test_what_leaves_a_critic_nothing_to_learn_is_refused(make_config: Make) -> None:
+    config = make_config(custom_convert_samples_to_train_data_path="mine.py:f")
+    (said,) = check_estimator(config, AdvantageTraits(needs_values=True))
+    assert "--custom-convert-samples-to-train-data-path mine.py:f, whose rewards are the advantages" in said
+
+
+def test_the_rate_at_the_end_is_not_above_the_critics(make_config: Make) -> None:
+    decaying = OptimizerConfig(lr=1e-3, critic_lr=1e-5, min_lr=1e-4, lr_decay_style="cosine")
+    (said,) = check_estimator(make_config(optimizer=decaying), AdvantageTraits(needs_values=True))
+    assert said == "--min-lr 0.0001 must not be above --critic-lr 1e-05"
 
 
 def test_an_estimator_may_ask_for_normalised_advantages(make_config: Make) -> None:

@@ -13,6 +13,7 @@ from slimrl.errors import CheckpointError
 
 def test_parameters_are_counted_from_the_header(model_folder: Path) -> None:
     assert open_hf_folder(model_folder, "--hf-checkpoint").count_parameters() == 100 * 64 + 64
+    assert open_hf_folder(model_folder, "--hf-checkpoint").count_parameters(without="norm") == 100 * 64
 
 
 def test_only_the_files_that_the_index_names_are_counted(model_folder: Path) -> None:

@@ -71,6 +71,27 @@ def test_a_kl_loss_adds_the_reference_model_and_sgd_keeps_less(make_config: Make
     assert (trainer["reference model"], trainer["optimizer"]) == (4 * PARAMETERS, 0)
 
 
+def test_a_critic_is_a_second_model(make_config: Make) -> None:
+    plan = make_plan(make_config(cluster=CPU), num_prompts=2, has_critic=True)
+    trainer = next(process.parts for process in plan.processes if process.name == "trainer")
+    assert trainer["critic"] == 16 * PARAMETERS
+    assert "critic" not in memory(make_config(cluster=CPU))["trainer"]
+
+
+def test_a_warm_up_counts_the_steps_that_the_policy_makes(make_config: Make) -> None:
+    config = make_config(
+        optimizer=OptimizerConfig(lr_warmup_iters=1, critic_lr_warmup_iters=3), grpo=GrpoConfig(num_critic_only_steps=2)
+    )
+    with pytest.raises(ConfigError) as error:
+        make_plan(config, num_prompts=2, has_critic=True)
+    assert [said.partition(" optimizer")[0] for said in error.value.problems] == [
+        "--lr-warmup-iters 1 must be below the 1",
+        "--critic-lr-warmup-iters 3 must be below the 3",
+    ]
+    alone = replace(config, grpo=GrpoConfig(num_critic_only_steps=3), optimizer=OptimizerConfig())
+    assert make_plan(alone, num_prompts=2, has_critic=True).total_steps == 3
+
+
 def test_the_engine_keeps_the_cache_of_what_runs_at_once(make_config: Make) -> None:
     numbers_per_token = 2 * 2 * 2 * 16
     assert memory(make_config(cluster=CPU))["engine"]["KV cache"] == 64 * 16 * numbers_per_token * 4

@@ -12,7 +12,7 @@ import torch
 
 from slimrl.errors import RolloutError
 from slimrl.estimator import estimate_of
-from slimrl.megatron.advantages import Advantages, LogProbs, advantages_of
+from slimrl.megatron.advantages import Advantages, Known, advantages_of
 from slimrl.registry import Options, RunHookFunction
 from slimrl.registry.adapt import adapt
 from slimrl.registry.resolve import Resolved
@@ -32,7 +32,7 @@ def hook(function: Any) -> RunHookFunction:
 def advantages(batch: TrainBatch, function: Any = None, **settings: Any) -> Advantages:
     estimate = estimate_of(lambda rewards, group_ids: rewards, "mine")
     postprocess = None if function is None else hook(function)
-    return advantages_of(batch, estimate, LogProbs(), name="mine", postprocess=postprocess, **settings)
+    return advantages_of(batch, estimate, Known(), name="mine", postprocess=postprocess, **settings)
 
 
 def read_only(batch: TrainBatch) -> TrainBatch:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from slimrl.megatron.convert import deepseek_v3, glm4, llama, qwen2, qwen3, qwen3_moe
 from slimrl.megatron.convert.rule import Rule
+from slimrl.megatron.convert.value_head import VALUE_HEAD
 from slimrl.megatron.shape import ModelShape
 
 
@@ -16,7 +17,9 @@ def rules_for(shape: ModelShape) -> list[Rule]:
         for rule in _layer_rules(shape, layer):
             rules.extend(one.of_layer(layer) for one in _by_expert(rule, shape))
     rules.append(llama.FINAL_NORM)
-    if not shape.has_tied_embeddings:
+    if shape.has_value_head:
+        rules.extend(VALUE_HEAD)
+    elif not shape.has_tied_embeddings:
         rules.append(llama.OUTPUT)
     return rules
 
