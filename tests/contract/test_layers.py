@@ -28,7 +28,7 @@ LAYERS = (
     {"scoring", "engines", "data", "observe", "hub", "interrupt"},
     {"rollout", "megatron", "sync", "checkpoints"},
     {"cluster"},
-    {"train"},
+    {"train", "replay"},
     {"testing", "scaffold"},
     {"cli"},
     {"__main__"},

@@ -23,6 +23,7 @@ COMMANDS = {
     "score": "score a file of responses with any reward",
     "eval": "evaluate a checkpoint by itself",
     "rescore": "score a finished run's samples with another reward",
+    "replay": "compute the steps of a finished run again and compare",
 }
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130

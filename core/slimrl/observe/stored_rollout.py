@@ -12,7 +12,8 @@ from slimrl.types import Group, Prompt, Sample, Score, Status, Verdict
 
 COLUMNS: Final = (
     *("group_id", "sample_id", "rollout_id", "source", "prompt", "response", "label", "metadata", "status", "reason"),
-    *("prompt_tokens", "tokens", "log_probs", "loss_mask", "seed", "generate_seconds", "score_status", "value"),
+    *("prompt_tokens", "tokens", "log_probs", "loss_mask", "weight_versions", "seed", "generate_seconds"),
+    *("score_status", "value"),
     *("reward", "components", "score_reason", "score_seconds", "kept", "verdict_reason"),
 )
 """Everything that a reward, a filter or an estimator reads."""
@@ -43,6 +44,18 @@ def read_rollout(path: Path) -> list[Group]:
     return list(groups.values())
 
 
+def read_advantages(path: Path) -> dict[int, float]:
+    """The recorded advantage of each sample that was trained on, by sample id; DataError as `read_rollout`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=["sample_id", "advantage"])
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: not a rollout of slimrl: {error}") from error
+    return {row["sample_id"]: row["advantage"] for row in table.to_pylist() if row["advantage"] is not None}
+
+
 def _sample(row: Mapping[str, Any]) -> Sample:
     return Sample(
         group_id=row["group_id"],
@@ -56,6 +69,7 @@ def _sample(row: Mapping[str, Any]) -> Sample:
         tokens=row["tokens"],
         log_probs=row["log_probs"],
         loss_mask=row["loss_mask"],
+        weight_versions=row["weight_versions"],
         response=row["response"],
         status=Status(row["status"]),
         reason=row["reason"],
