@@ -20,6 +20,7 @@ from slimrl.config import CkptConfig, Config
 from slimrl.config.checkpoints import save_hf_folder
 from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins
+from slimrl.config.layout import layout_of
 from slimrl.config.plan import Plan
 from slimrl.config.prompt_files import parse_prompt_file
 from slimrl.config.toml import to_toml
@@ -184,6 +185,7 @@ def train(config: Config, plan: Plan, plugins: PluginSet, origins: Origins) -> F
 def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, start: Start) -> CrewSettings:
     """What each process is started with."""
     c = config
+    layout = layout_of(c.cluster, c.perf, c.optimizer)
     assert c.ckpt.hf_checkpoint, "checked with the configuration"
     hf_checkpoint = c.ckpt.hf_checkpoint.resolve()
     engine = EngineSettings(
@@ -228,9 +230,10 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
             pause=c.rollout.update_weights_pause,
             device=plan.device,
             dtype=plan.dtype,
-            num_threads=plan.num_threads,
+            num_threads=max(plan.num_threads // layout.world_size, 1),
             seed=c.cluster.seed,
             deterministic=c.cluster.deterministic,
+            layout=layout,
         ),
         plugins=PluginPass(plugins.references, plugins.options, plugins.fingerprint),
         run=run.path,

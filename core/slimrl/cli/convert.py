@@ -92,7 +92,7 @@ def _check(flags: ConvertFlags) -> None:
 def _to_megatron(flags: ConvertFlags, source: Path, folder: Path) -> None:
     from slimrl.megatron.checkpoint import copy_all_but_weights, hf_folder
     from slimrl.megatron.convert.megatron_folder import write_megatron
-    from slimrl.megatron.convert.place import layout_problems
+    from slimrl.megatron.layout_rules import layout_problems
 
     source = hf_folder(source)
     shape = _shape(source, "give a Hugging Face checkpoint")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from slimrl.checkpoints import latest_checkpoint
 from slimrl.cli.main import EXIT_INTERRUPTED
@@ -19,13 +19,15 @@ from slimrl.config.estimator import check_estimator
 from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins, parse
 from slimrl.config.hf_folder import open_hf_folder
+from slimrl.config.layout import layout_of
 from slimrl.config.plan import Plan, format_plan, make_plan
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.resolve import resolve
 from slimrl.data.files import LeftOut, PromptScan
 from slimrl.data.training import scan_evaluation, scan_training
 from slimrl.errors import ConfigError, UsageError
-from slimrl.megatron.shape import check_model_flags
+from slimrl.megatron.layout_rules import training_problems
+from slimrl.megatron.shape import check_model_flags, model_shape
 from slimrl.registry import Options, PluginReferences, PluginSelection, PluginSet, Registry, load, resolve_all
 from slimrl.registry.rewards import SetReference
 from slimrl.registry.unused_options import unused_options
@@ -100,6 +102,7 @@ def prepare(argv: Sequence[str]) -> Prepared:
         folder = config.ckpt.hf_checkpoint
         model = attempt(lambda: open_hf_folder(folder, "--hf-checkpoint"), [])  # `check` has reported it
         problems += check_model_flags(config.model, model.config) if model else []
+        problems += layout_problems_of(config, model.config) if model else []
     if problems:
         raise ConfigError(problems)
     assert plugins is not None, "a check that failed has named its problem"
@@ -108,6 +111,12 @@ def prepare(argv: Sequence[str]) -> Prepared:
     for entry in rows.left_out:
         sys.stderr.write(f"warning: {entry.told()}\n")
     return Prepared(config, plan, plugins, origins, is_dry_run="dry-run" in parsed.switches)
+
+
+def layout_problems_of(config: Config, hf_config: Mapping[str, Any]) -> list[str]:
+    """What the model does not allow of the trainer's layout."""
+    shape = attempt(lambda: model_shape(hf_config), [])  # `check_model_flags` reports what it cannot be
+    return training_problems(shape, layout_of(config.cluster, config.perf, config.optimizer)) if shape else []
 
 
 @dataclass

@@ -1,19 +1,26 @@
-"""The three Ray actors of a run, each a thin shell around a class that knows nothing of Ray."""
+"""The Ray actors of a run, each a thin shell around a class that knows nothing of Ray."""
 
 from __future__ import annotations
 
+import logging
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from slimrl.cluster.followers import Followers
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
+from slimrl.config.layout import Layout, recompute_of
 from slimrl.engines.process import EngineSettings
 from slimrl.engines.processes import EngineProcesses
-from slimrl.errors import EngineUnreachableError
+from slimrl.errors import EngineUnreachableError, SlimrlError
 from slimrl.observe.logs import log_to
 from slimrl.observe.run_dir import RunDir
+from slimrl.protocols import WeightTransport
 from slimrl.registry import Options, PluginReferences, resolve_all
+from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.types import TrainBatch, TrainReport
 
@@ -45,6 +52,7 @@ class TrainerSettings:
     num_threads: int
     seed: int
     deterministic: bool
+    layout: Layout
 
 
 @dataclass(frozen=True)
@@ -130,20 +138,18 @@ class ManagerActor:
 
 
 class TrainerActor:
-    """The trainer in a process of its own."""
+    """The trainer in a process of its own, or the first of its processes, which the others follow."""
 
-    def __init__(self, settings: TrainerSettings, plugins: PluginPass, run: Path) -> None:
+    def __init__(self, settings: TrainerSettings, plugins: PluginPass, run: Path, followers: Sequence[Any]) -> None:
         log_to(RunDir(run).logs / "trainer.log")
-        plugin_set = resolve_all(plugins.references, plugins.options, expected_fingerprint=plugins.fingerprint)
+        self._plugins = resolve_all(plugins.references, plugins.options, expected_fingerprint=plugins.fingerprint)
         self._settings = settings
-        self._advantage = plugin_set.advantage
-        self._postprocess = plugin_set.hook("data_postprocess")
+        self._followers = Followers(followers, RunDir(run).logs)
 
     def connect(
         self, engine_urls: Sequence[str], external: bool, scratch: Path, checkpoint: Path | None, start: int
     ) -> None:
         """Build the model, load its weights, which have seen `start` steps, and find the way to the engines."""
-        from slimrl.megatron.trainer import MegatronTrainer
         from slimrl.sync import open_fleet
 
         s = self._settings
@@ -152,51 +158,124 @@ class TrainerActor:
         self._fleet: Fleet = open_fleet(
             engine_urls, external=external, scratch=scratch, hf_checkpoint=s.ckpt.hf_checkpoint, pause=s.pause
         )
-        self._trainer: MegatronTrainer = MegatronTrainer(
-            s.ckpt,
-            s.model,
-            s.rollout_temperature,
-            s.grpo,
-            s.optimizer,
-            s.perf,
-            num_steps_per_rollout=s.num_steps_per_rollout,
-            global_batch_size=s.global_batch_size,
-            total_steps=s.total_steps,
-            max_response_len=s.max_response_len,
-            advantage=self._advantage,
-            postprocess=self._postprocess,
-            transport=self._fleet,
-            device=s.device,
-            dtype=s.dtype,
-            num_threads=s.num_threads,
-            seed=s.seed,
-            deterministic=s.deterministic,
-        )
-        self._trainer.load(checkpoint)
+        meeting = None
+        if len(self._followers):
+            self._meeting = tempfile.TemporaryDirectory(prefix="slimrl-trainer-")
+            meeting = Path(self._meeting.name) / "meeting"
+        with self._followers.join("connect", meeting, checkpoint):
+            self._trainer: MegatronTrainer = build_trainer(s, self._plugins, self._fleet, meeting=meeting)
+            self._trainer.load(checkpoint)
 
     def train(self, batch: TrainBatch) -> TrainReport:
         """All optimizer steps of one rollout."""
-        report = self._trainer.train(batch)
+        with self._followers.join("train", batch):
+            report = self._trainer.train(batch)
         self._num_steps = batch.step + 1
         return report
 
     def publish(self, version: int) -> tuple[Mapping[str, float], Mapping[int, str]]:
         """Send the weights to the engines; returns timings, and the engines that they did not reach with the reason."""
         try:
-            timings = self._trainer.publish(version)
+            with self._followers.join("give_weights"):
+                timings = self._trainer.publish(version)
         except EngineUnreachableError:  # they may come back
             timings = {}
         return timings, self._fleet.left_out
 
     def send_weights(self, index: int, url: str) -> int:
         """Send the weights to one engine that comes late; returns their version: the steps that they have seen."""
-        self._fleet.send_to(index, url, self._trainer.export_weights(), self._num_steps)
+        weights = self._trainer.export_weights()
+        with self._followers.join("give_weights"):
+            try:
+                self._fleet.send_to(index, url, weights, self._num_steps)
+            finally:
+                for _ in weights:  # the other processes give all of theirs
+                    pass
         return self._num_steps
 
     def save(self, folder: Path) -> None:
         """Write model, optimizer and random states."""
-        self._trainer.save(folder)
+        with self._followers.join("save", folder):
+            self._trainer.save(folder)
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as transformers loads them."""
-        self._trainer.save_hf(folder)
+        with self._followers.join("give_weights"):
+            self._trainer.save_hf(folder)
+
+
+class FollowerActor:
+    """One of them."""
+
+    def __init__(self, settings: TrainerSettings, plugins: PluginPass, run: Path, rank: int) -> None:
+        log_to(RunDir(run).logs / f"trainer-{rank}.log")
+        self._plugins = resolve_all(plugins.references, plugins.options, expected_fingerprint=plugins.fingerprint)
+        self._settings = settings
+        self._rank = rank
+
+    def follow(self, method: str, *arguments: Any) -> None:
+        """Do what the first process does.
+
+        A failure of this process alone ends it: the first one, which waits for it, then fails too.
+        """
+        try:
+            getattr(self, method)(*arguments)
+        except SlimrlError:
+            raise  # of every process
+        except Exception:
+            logging.getLogger(__name__).exception("%s failed", method)
+            os._exit(1)
+
+    def connect(self, meeting: Path, checkpoint: Path | None) -> None:
+        """Meet the others, build the model and load its weights."""
+        self._trainer = build_trainer(self._settings, self._plugins, None, rank=self._rank, meeting=meeting)
+        self._trainer.load(checkpoint)
+
+    def train(self, batch: TrainBatch) -> None:
+        """All optimizer steps of one rollout."""
+        self._trainer.train(batch)
+
+    def give_weights(self) -> None:
+        """Give the first process this one's part of the weights."""
+        self._trainer.give_weights()
+
+    def save(self, folder: Path) -> None:
+        """Give the first process this one's part of weights and optimizer state."""
+        self._trainer.save(folder)
+
+
+def build_trainer(
+    s: TrainerSettings,
+    plugins: PluginSet,
+    transport: WeightTransport | None,
+    *,
+    rank: int = 0,
+    meeting: Path | None = None,
+) -> MegatronTrainer:
+    """The trainer of one process; those of several meet at a file."""
+    from slimrl.megatron.trainer import MegatronTrainer
+
+    return MegatronTrainer(
+        s.ckpt,
+        s.model,
+        s.rollout_temperature,
+        s.grpo,
+        s.optimizer,
+        s.perf,
+        num_steps_per_rollout=s.num_steps_per_rollout,
+        global_batch_size=s.global_batch_size,
+        total_steps=s.total_steps,
+        max_response_len=s.max_response_len,
+        advantage=plugins.advantage,
+        postprocess=plugins.hook("data_postprocess"),
+        transport=transport,
+        device=s.device,
+        dtype=s.dtype,
+        num_threads=s.num_threads,
+        seed=s.seed,
+        deterministic=s.deterministic,
+        layout=s.layout,
+        recompute=recompute_of(s.perf),
+        rank=rank,
+        meeting=meeting,
+    )

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from slimrl.cluster.actors import (
     EngineActor,
+    FollowerActor,
     ManagerActor,
     PluginPass,
     TrainerActor,
@@ -49,11 +50,16 @@ class Crew:
 
     def __init__(self, ray: Any, settings: CrewSettings) -> None:
         use_gpu = settings.trainer.device == "cuda"
-        on_engine, on_trainer, on_manager = place(ray, 3, use_gpu=use_gpu)
+        num_followers = settings.trainer.layout.world_size - 1
+        on_engine, on_trainer, on_manager, *on_followers = place(ray, 3, use_gpu=use_gpu, num_followers=num_followers)
         self._ray = ray
         self._logs = settings.run / "logs"
         s = settings
-        self._trainer = ray.remote(TrainerActor).options(**on_trainer).remote(s.trainer, s.plugins, s.run)
+        followers = [
+            ray.remote(FollowerActor).options(**options).remote(s.trainer, s.plugins, s.run, rank)
+            for rank, options in enumerate(on_followers, start=1)
+        ]
+        self._trainer = ray.remote(TrainerActor).options(**on_trainer).remote(s.trainer, s.plugins, s.run, followers)
         self._manager = (
             ray.remote(ManagerActor).options(**on_manager).remote(s.rollout, s.plugins, s.run, start=s.start)
         )

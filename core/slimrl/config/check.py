@@ -15,6 +15,7 @@ from slimrl.config.engines import check_engines
 from slimrl.config.eval_sets import check_set, eval_datasets
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
 from slimrl.config.hooks import check_hooks
+from slimrl.config.layout import check_layout
 from slimrl.config.lengths import Lengths
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.ranges import check_ranges
@@ -52,6 +53,7 @@ def check(config: Config) -> list[str]:
         *_correction(config.grpo),
         *_optimizer(config.optimizer),
         *_perf(config),
+        *check_layout(config.cluster, config.perf, config.optimizer),
         *check_engines(config),
     ]
 

@@ -19,21 +19,10 @@ from slimrl.errors import ConfigError
 # Flags of the guide that need more than this version has; known by name so that no wrong flag is suggested.
 UNSUPPORTED = frozenset(
     [
-        "actor-num-gpus-per-node",
         "actor-num-nodes",
-        "balance-data",
         "colocate",
-        "context-parallel-size",
-        "expert-model-parallel-size",
-        "expert-tensor-parallel-size",
-        "pipeline-model-parallel-size",
-        "recompute-granularity",
-        "recompute-method",
-        "recompute-num-layers",
-        "sequence-parallel",
         "sglang-log-level",
         "sglang-mem-fraction-static",
-        "tensor-model-parallel-size",
     ]
 )
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from slimrl.config.cluster import ClusterConfig
+from slimrl.config.optimizer import OptimizerConfig
+from slimrl.config.perf import PerfConfig
 
 
 @dataclass(frozen=True)
@@ -62,3 +67,80 @@ class Recompute:
 
 
 SINGLE, KEEP_ALL = Layout(), Recompute()
+
+
+def layout_of(cluster: ClusterConfig, perf: PerfConfig, optimizer: OptimizerConfig) -> Layout:
+    """The layout that the flags ask for."""
+    return Layout(
+        world_size=cluster.actor_num_gpus_per_node,
+        tensor_size=perf.tensor_model_parallel_size,
+        pipeline_size=perf.pipeline_model_parallel_size,
+        chunks_per_stage=perf.virtual_pipeline_model_parallel_size,
+        context_size=perf.context_parallel_size,
+        expert_size=perf.expert_model_parallel_size,
+        expert_tensor_size=perf.expert_tensor_parallel_size or perf.tensor_model_parallel_size,
+        is_sequence_parallel=perf.sequence_parallel,
+        shares_optimizer=optimizer.use_distributed_optimizer,
+    )
+
+
+def recompute_of(perf: PerfConfig) -> Recompute:
+    """What the flags ask for."""
+    return Recompute(perf.recompute_granularity, perf.recompute_method, perf.recompute_num_layers)
+
+
+def check_layout(cluster: ClusterConfig, perf: PerfConfig, optimizer: OptimizerConfig) -> Iterator[str]:
+    """Every broken rule, one sentence each; what the model allows has an owner of its own."""
+    layout = layout_of(cluster, perf, optimizer)
+    if min(layout.world_size, layout.model_size, layout.expert_size, layout.expert_tensor_size) < 1:
+        return  # reported with what is out of range
+    processes = f"--actor-num-gpus-per-node {layout.world_size}"
+    yield from _products(layout, processes)
+    if layout.is_sequence_parallel and layout.tensor_size == 1:
+        yield "--sequence-parallel has no effect without a --tensor-model-parallel-size above 1"
+    if layout.chunks_per_stage > 1 and layout.pipeline_size == 1:
+        yield (
+            f"--virtual-pipeline-model-parallel-size {layout.chunks_per_stage} has no effect without a "
+            "--pipeline-model-parallel-size above 1"
+        )
+    if layout.shares_optimizer and optimizer.optimizer != "adam":
+        yield f"--use-distributed-optimizer shares the state of adam; --optimizer {optimizer.optimizer} cannot have it"
+    elif layout.shares_optimizer and layout.data_size * layout.context_size <= 1:
+        yield f"--use-distributed-optimizer has no effect: with {processes} no two processes have the same weights"
+    if perf.balance_data and layout.data_size <= 1:
+        yield f"--balance-data has no effect: with {processes} all samples go to the same"
+    if perf.balance_by_flops and not perf.balance_data:
+        yield "--balance-by-flops has no effect without --balance-data"
+    yield from _recompute(perf)
+
+
+def _products(layout: Layout, processes: str) -> Iterator[str]:
+    if layout.world_size % layout.model_size:
+        yield (
+            f"{processes} is not a multiple of --tensor-model-parallel-size {layout.tensor_size} x "
+            f"--pipeline-model-parallel-size {layout.pipeline_size} x --context-parallel-size {layout.context_size} = "
+            f"{layout.model_size}; set --actor-num-gpus-per-node {layout.model_size} or a multiple of it"
+        )
+    of_experts = layout.expert_tensor_size * layout.expert_size * layout.pipeline_size
+    if of_experts > 1 and layout.world_size % of_experts:
+        yield (
+            f"{processes} is not a multiple of --expert-tensor-parallel-size {layout.expert_tensor_size} x "
+            f"--expert-model-parallel-size {layout.expert_size} x --pipeline-model-parallel-size "
+            f"{layout.pipeline_size} = {of_experts}; set --actor-num-gpus-per-node {of_experts} or a multiple of it"
+        )
+
+
+def _recompute(perf: PerfConfig) -> Iterator[str]:
+    given = {"--recompute-method": perf.recompute_method, "--recompute-num-layers": perf.recompute_num_layers}
+    if perf.recompute_granularity != "full":
+        yield from (
+            f"{flag} {value} has no effect without --recompute-granularity full"
+            for flag, value in given.items()
+            if value is not None
+        )
+        return
+    for flag, value in given.items():
+        if value is None:
+            yield f"--recompute-granularity full needs {flag}" + (
+                ": uniform or block" if flag.endswith("method") else ": how many layers"
+            )

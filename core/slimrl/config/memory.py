@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from slimrl.config import Config
 from slimrl.config.engines import num_embedded_engines
 from slimrl.config.hf_folder import HfFolder
+from slimrl.config.layout import layout_of
 
 # Resident megabytes after the imports alone, measured on Linux with torch 2.13 and ray 2.56.
 LIBRARIES = {"driver": 180e6, "rollout manager": 280e6, "trainer": 450e6, "engine": 280e6}
@@ -38,16 +39,22 @@ def estimate_memory(
     The KV cache is that of full-length responses, and of prompts where --rollout-max-prompt-len bounds them.
     """
     num_parameters, size = model.count_parameters(), BYTES[dtype]
-    trainer = {"weights": num_parameters * size, "gradients": num_parameters * 4.0}
+    layout = layout_of(config.cluster, config.perf, config.optimizer)
+    # of experts that are spread over processes a process has less still
+    own = num_parameters / (layout.tensor_size * layout.pipeline_size)
+    sharing = layout.data_size * layout.context_size if layout.shares_optimizer else 1
+    trainer = {"weights": own * size, "gradients": own * 4.0}
     moments = {"adam": 2, "sgd": 1 if config.optimizer.sgd_momentum else 0}[config.optimizer.optimizer]
     # below float32 the optimizer keeps a float32 copy of the weights
-    trainer["optimizer"] = num_parameters * 4.0 * (moments + (dtype != "float32"))
+    trainer["optimizer"] = own * 4.0 * (moments + (dtype != "float32")) / sharing
     if config.grpo.use_kl_loss or config.grpo.kl_coef:
-        trainer["reference model"] = num_parameters * size
+        trainer["reference model"] = own * size
     if has_critic:
         share = model.count_parameters(without=OUTPUT) / num_parameters
         trainer["critic"] = share * (trainer["weights"] + trainer["gradients"] + trainer["optimizer"])
-    processes = {"driver": {}, "rollout manager": {}, "trainer": trainer}
+    processes: dict[str, dict[str, float]] = {"driver": {}, "rollout manager": {}}
+    for rank in range(layout.world_size):
+        processes["trainer" if layout.is_single else f"trainer {rank}"] = trainer
     num_engines = num_embedded_engines(config)
     for index in range(num_engines):
         # as long as all serve: what a dead one leaves over comes on top

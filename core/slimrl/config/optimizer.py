@@ -36,6 +36,8 @@ class OptimizerConfig:
     """Momentum of sgd."""
     clip_grad: float = 1.0
     """Gradients are scaled down to this norm; 0: never."""
+    use_distributed_optimizer: bool = False
+    """Data-parallel processes share the optimizer's state instead of having all of it each (adam only)."""
 
 
 def critic_optimizer(config: OptimizerConfig) -> OptimizerConfig:

@@ -193,6 +193,8 @@ class RolloutSteps:
                 multiple=layout.pipeline_size if layout.chunks_per_stage > 1 else 1,
                 max_samples=max_samples,
                 max_tokens=tokens,
+                balance=self._perf.balance_data,
+                costs=self._costs(lengths) if self._perf.balance_by_flops else None,
             ).micro_batches[self._parallel.data_rank]
         return [
             build_pack(
@@ -203,6 +205,10 @@ class RolloutSteps:
             )
             for places in plan
         ]
+
+    def _costs(self, lengths: Sequence[int]) -> list[float]:
+        """Operations of each sample's forward pass."""
+        return [forward_flops(self._shape, [length], num_outputs=length) for length in lengths]
 
     def _known(self, batch: TrainBatch, timer: Timer) -> Known:
         """What the estimator needs of trained tokens: values, log-probs where the KL divergence is in the rewards."""

@@ -66,7 +66,7 @@ class MegatronTrainer:
         total_steps: int,
         max_response_len: int | None = None,
         advantage: Advantage | TokenAdvantage,
-        transport: WeightTransport,
+        transport: WeightTransport | None,
         postprocess: RunHookFunction | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -200,16 +200,20 @@ class MegatronTrainer:
         return self._shards.weights()
 
     def publish(self, version: int) -> Mapping[str, float]:
-        """Give the engine the current weights under a version; returns how long it took."""
+        """Give the engine the current weights under a version; returns how long it took. Of the first process only."""
+        assert self._transport is not None
         timer = Timer(self._device)
         weights = self.export_weights()
         with timer("perf/publish_s"):
             try:
-                if self._parallel.rank == 0:
-                    self._transport.publish(weights, version)
+                self._transport.publish(weights, version)
             finally:
                 use_up(weights)
         return timer.seconds
+
+    def give_weights(self) -> None:
+        """Give the first process this one's part of the weights, while that one publishes or saves them."""
+        use_up(self.export_weights())
 
     def save(self, folder: Path) -> None:
         """Write weights (as a Hugging Face checkpoint in model/), optimizer state, counters and random states.
@@ -236,7 +240,7 @@ class MegatronTrainer:
             self._critic.save(folder / files.CRITIC, with_optimizer=not self._ckpt.no_save_optim)
 
     def save_hf(self, folder: Path) -> None:
-        """Write the weights as a Hugging Face checkpoint into an existing, empty folder."""
+        """Write the weights as a Hugging Face checkpoint into an existing, empty folder; of the first process only."""
         files.save_hf_checkpoint(folder, weights=self.export_weights(), source=self._source, dtype=self._dtype)
 
     def _learning_rate(self, update: int) -> float:

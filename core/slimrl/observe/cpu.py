@@ -9,6 +9,7 @@ import psutil
 # What stands in a process's title or command line, and what it is then; the first match counts.
 ROLES = (
     ("ray::TrainerActor", "trainer"),
+    ("ray::FollowerActor", "trainer"),
     ("ray::ManagerActor", "manager"),
     ("slimrl.engines.embedded", "engine"),
     ("slimrl.scoring", "rewards"),

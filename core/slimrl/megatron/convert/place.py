@@ -91,35 +91,6 @@ def padded_vocabulary(vocab_size: int, tensor_size: int) -> int:
     return -(-vocab_size // tensor_size) * tensor_size
 
 
-def layout_problems(shape: ModelShape, tensor_size: int, pipeline_size: int) -> list[str]:
-    """What of a model cannot be shared equally by so many ranks, one sentence each."""
-    groups = shape.num_query_groups
-    shared = {
-        "attention heads": shape.num_attention_heads,
-        "channels of the feed-forward layer": shape.ffn_hidden_size,
-    }
-    if shape.mla is not None:
-        shared["channels of the latent key and value"] = shape.mla.kv_lora_rank + shape.mla.rope_channels
-        shared["channels of the latent query"] = shape.mla.q_lora_rank or 0
-    if shape.moe is not None:
-        shared["channels of an expert"] = shape.moe.ffn_hidden_size
-        shared["channels of the shared experts"] = shape.moe.shared_ffn_hidden_size or 0
-    problems = [
-        f"--tensor-model-parallel-size {tensor_size} does not divide the model's {count} {what}"
-        for what, count in shared.items()
-        if count % tensor_size
-    ]
-    if groups % tensor_size and tensor_size % groups:
-        problems.append(
-            f"--tensor-model-parallel-size {tensor_size} and the model's {groups} query groups do not divide"
-        )
-    if shape.num_layers % pipeline_size:
-        problems.append(
-            f"--pipeline-model-parallel-size {pipeline_size} does not divide the model's {shape.num_layers} layers"
-        )
-    return problems
-
-
 def _rank_and_size(rule: Rule, place: Place) -> tuple[int, int]:
     if rule.expert is None:
         return place.tensor_rank, place.tensor_size
