@@ -23,6 +23,7 @@ from slimrl.config.layout import layout_of
 from slimrl.config.plan import Plan, format_plan, make_plan
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.resolve import resolve
+from slimrl.config.sft import as_sft, is_sft
 from slimrl.data.files import LeftOut, PromptScan
 from slimrl.data.training import scan_evaluation, scan_training
 from slimrl.errors import ConfigError, UsageError
@@ -86,16 +87,18 @@ def prepare(argv: Sequence[str]) -> Prepared:
         switches=SWITCHES,
         extra=registry.catalogue.option_types,
     )
-    problems = check(parsed.config)
-    rows = read_rows(parsed.config, problems)
+    said, found = as_sft(parsed.config, parsed.origins)
+    problems = check(said)
+    rows = read_rows(said, problems)
     num_prompts = rows.num_prompts
-    config, origins = resolve(parsed.config, parsed.origins, num_prompts=num_prompts)
+    config, origins = resolve(said, found, num_prompts=num_prompts)
     plugins = None
     missing = without_reward(config.rollout, rows)
     if missing is None:
         plugins = attempt(lambda: resolve_plugins(config, rows, parsed.plugin_options, selection, registry), problems)
         problems += plugin_problems(plugins, rows, registry, given_options(origins)) if plugins else []
-        problems += check_estimator(config, advantage_traits_of(plugins.advantage)) if plugins else []
+        if plugins and not is_sft(config.rollout):
+            problems += check_estimator(config, advantage_traits_of(plugins.advantage))
     else:
         problems.append(missing)
     if config.ckpt.hf_checkpoint is not None and (config.ckpt.hf_checkpoint / "config.json").exists():
@@ -167,7 +170,7 @@ def _is_read(path: Path) -> bool:
 
 def without_reward(rollout: RolloutConfig, rows: PromptRows) -> str | None:
     """What is to be said where a row has no reward; None where each has one."""
-    if rollout.custom_rm_path or rollout.reward or (rollout.rm_type or "").strip():
+    if rollout.custom_rm_path or rollout.reward or (rollout.rm_type or "").strip() or is_sft(rollout):
         return None
     if not rows.rm_types:
         return "a reward is required: --rm-type NAME, --reward NAME=WEIGHT or --custom-rm-path FILE.py:FUNCTION"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from slimrl.cluster.followers import Followers
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
 from slimrl.config.layout import Layout, recompute_of
+from slimrl.config.sft import is_sft
 from slimrl.engines.process import EngineSettings
 from slimrl.engines.processes import EngineProcesses
 from slimrl.errors import EngineUnreachableError, SlimrlError
@@ -97,10 +98,16 @@ class ManagerActor:
     async def connect(self, engine_urls: Sequence[str], care: Care, checkpoint: Path | None) -> None:
         """Read the data, find the engines, warm the reward's workers, go on from a checkpoint."""
         from slimrl.rollout.manager import open_manager
+        from slimrl.rollout.sft import ConversationManager
 
-        self._manager: RolloutManager = await open_manager(
-            self._settings, self._plugins, engine_urls, care, self._run, start=self._start
-        )
+        if is_sft(self._settings.rollout):
+            self._manager: RolloutManager | ConversationManager = ConversationManager(
+                self._settings, self._run, start=self._start
+            )
+        else:
+            self._manager = await open_manager(
+                self._settings, self._plugins, engine_urls, care, self._run, start=self._start
+            )
         if checkpoint is not None:
             self._manager.restore(checkpoint)
 
@@ -108,17 +115,24 @@ class ManagerActor:
         """One batch and its metrics."""
         return await self._manager.generate(step, version)
 
+    @property
+    def _with_engines(self) -> RolloutManager:
+        from slimrl.rollout.manager import RolloutManager
+
+        assert isinstance(self._manager, RolloutManager), "without engines nothing is published or evaluated"
+        return self._manager
+
     async def publishing(self) -> None:
         """The engines are about to get new weights."""
-        self._manager.publishing()
+        self._with_engines.publishing()
 
     async def published(self, version: int, failed: Mapping[int, str]) -> None:
         """The engines have new weights, but for those that `failed`, by number with the reason."""
-        self._manager.published(version, failed)
+        self._with_engines.published(version, failed)
 
     async def evaluate(self, step: int) -> dict[str, float]:
         """Metrics of the evaluation sets."""
-        return await self._manager.evaluate(step)
+        return await self._with_engines.evaluate(step)
 
     async def record(self, step: int, metrics: Mapping[str, float], report: TrainReport, batch: TrainBatch) -> None:
         """Write a trained step into the run folder."""

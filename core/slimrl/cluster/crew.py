@@ -34,7 +34,7 @@ class CrewSettings:
     engine: EngineSettings
     """How to start an embedded engine."""
     num_engines: int
-    """How many of them to start."""
+    """How many of them to start; 0 without `external_engines`: the run has none."""
     external_engines: tuple[str, ...]
     """URLs of engines that run already; then none is started."""
     rollout: RolloutSettings
@@ -65,7 +65,8 @@ class Crew:
         )
         self._engines = None
         urls: Sequence[str] = s.external_engines
-        if not urls:
+        self._has_engines = bool(urls) or s.num_engines > 0
+        if self._has_engines and not urls:
             # one thread more than engines: `stop` does not wait for one that is being started again
             options = {**on_engine, "max_concurrency": s.num_engines + 1}
             self._engines = ray.remote(EngineActor).options(**options).remote(s.engine, s.num_engines, self._logs)
@@ -89,6 +90,8 @@ class Crew:
 
     def publish(self, version: int) -> Mapping[str, float]:
         """Give the engines the trainer's weights; one that they did not reach serves no more until it has them."""
+        if not self._has_engines:
+            return {}
         told = self._manager.publishing.remote()
         metrics, failed = self._wait(self._trainer.publish.remote(version))
         self._wait(told)

@@ -19,6 +19,7 @@ from slimrl.config.layout import check_layout
 from slimrl.config.lengths import Lengths
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.ranges import check_ranges
+from slimrl.config.sft import check_sft, is_sft
 from slimrl.errors import CheckpointError, ConfigError
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -47,6 +48,7 @@ def check(config: Config) -> list[str]:
         *_partial(config),
         *_async(config),
         *check_hooks(config),
+        *check_sft(config),
         *_rm_url(config),
         *_eval(config.eval, config.rollout.rollout_max_response_len),
         *_loss(config),
@@ -89,7 +91,7 @@ def _required(config: Config) -> Iterator[str]:
         yield "--prompt-data is required: a JSONL or parquet file of prompts"
     if rollout.rollout_batch_size is None:
         yield "--rollout-batch-size is required: prompts (groups) per rollout"
-    if rollout.rollout_max_response_len is None:
+    if rollout.rollout_max_response_len is None and not is_sft(rollout):
         yield "--rollout-max-response-len is required: new tokens at most in one response"
     if rollout.num_rollout is None and rollout.num_epoch is None:
         yield "--num-rollout or --num-epoch is required: the length of training"

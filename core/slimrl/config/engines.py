@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 
 from slimrl.config import Config
+from slimrl.config.sft import is_sft
 
 ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
 
 
 def num_embedded_engines(config: Config) -> int:
     """Engines that the run starts itself."""
-    if config.sglang.rollout_external_engine_addrs:
+    if config.sglang.rollout_external_engine_addrs or is_sft(config.rollout):
         return 0
     return (config.cluster.rollout_num_gpus or 1) // config.sglang.rollout_num_gpus_per_engine
 

@@ -10,6 +10,8 @@ from typing import Literal
 class GrpoConfig:
     """Advantage estimation and the policy loss."""
 
+    loss_type: Literal["policy_loss", "sft_loss"] = "policy_loss"
+    """The policy's loss, or that of supervised fine-tuning on the conversations of --prompt-data: no engine, no reward."""
     advantage_estimator: str = "grpo"
     """Advantage estimator: a name an installed plugin offers."""
     disable_grpo_std_normalization: bool = False

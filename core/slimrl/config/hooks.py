@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from slimrl.config import Config, GrpoConfig, RolloutConfig
+from slimrl.config.sft import is_sft
 
 
 def makes_advantages(rollout: RolloutConfig) -> bool:
@@ -32,7 +33,7 @@ def _reward_post_process(config: Config) -> Iterator[str]:
 
 
 def _rollout_function(rollout: RolloutConfig) -> Iterator[str]:
-    if rollout.rollout_function_path is None:
+    if rollout.rollout_function_path is None or is_sft(rollout):
         return
     function, defaults = f"--rollout-function-path {rollout.rollout_function_path}", RolloutConfig()
     if rollout.train_async:

@@ -15,6 +15,7 @@ from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.memory import ProcessMemory, estimate_memory
 from slimrl.config.resolve import num_rollouts
+from slimrl.config.sft import is_sft
 from slimrl.errors import ConfigError
 
 
@@ -35,6 +36,7 @@ class Plan:
     num_epochs: float | None
     """Passes over the prompts, if no group is dropped; None where nobody counts them."""
     rollout_max_response_len: int
+    """0 where nothing is generated."""
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
     num_threads: int
@@ -56,7 +58,7 @@ def make_plan(config: Config, *, num_prompts: int | None, has_critic: bool = Fal
     sizes = solve_batch(config.rollout)
     num_rollout = num_rollouts(config, num_prompts or 0)
     hf_checkpoint, max_response_len = config.ckpt.hf_checkpoint, config.rollout.rollout_max_response_len
-    if num_rollout is None or hf_checkpoint is None or max_response_len is None:
+    if num_rollout is None or hf_checkpoint is None or (max_response_len is None and not is_sft(config.rollout)):
         raise ConfigError("--num-rollout, --hf-checkpoint and --rollout-max-response-len are required")
     model = open_hf_folder(hf_checkpoint, "--hf-checkpoint")
     device = config.cluster.device
@@ -78,7 +80,7 @@ def make_plan(config: Config, *, num_prompts: int | None, has_critic: bool = Fal
         num_rollout=num_rollout,
         total_steps=num_rollout * sizes.num_steps_per_rollout,
         num_epochs=num_rollout * sizes.rollout_batch_size / num_prompts if num_prompts else None,
-        rollout_max_response_len=max_response_len,
+        rollout_max_response_len=max_response_len or 0,
         device=device,
         dtype=dtype,
         num_threads=num_threads,
@@ -163,6 +165,8 @@ def format_plan(plan: Plan, config: Config) -> str:
 
 
 def _engines_line(p: Plan, config: Config) -> str:
+    if is_sft(config.rollout):
+        return "none: rows are trained on as they are"
     if not p.num_engines:
         return f"running already: {' '.join(config.sglang.rollout_external_engine_addrs)}"
     return f"{p.num_engines} embedded with {p.engine_threads} of the threads each"

@@ -9,6 +9,7 @@ from typing import Any
 
 from slimrl.config import EvalConfig, RolloutConfig
 from slimrl.config.eval_sets import EvalDataset
+from slimrl.config.sft import is_sft
 from slimrl.errors import DataError
 from slimrl.types import Prompt
 
@@ -39,12 +40,19 @@ class PromptKeys:
     tools: str = "tools"
     messages: bool = True
     """Whether a prompt may be a list of chat messages: there is a template for them."""
+    replies: bool = False
+    """Whether it must be such a list, with at least one message of the assistant's: they are trained on."""
 
     @classmethod
     def of_training(cls, rollout: RolloutConfig) -> PromptKeys:
         """Those of --prompt-data."""
         return cls(
-            rollout.input_key, rollout.label_key, rollout.metadata_key, rollout.tool_key, rollout.apply_chat_template
+            rollout.input_key,
+            rollout.label_key,
+            rollout.metadata_key,
+            rollout.tool_key,
+            rollout.apply_chat_template,
+            is_sft(rollout),
         )
 
     @classmethod
@@ -68,6 +76,11 @@ class PromptKeys:
         prompt = _prompt(_value(row, self.input, "--input-key", where), self.input, where)
         if not self.messages and not isinstance(prompt, str):
             raise DataError(f"{where}: {self.input!r} is a list of chat messages; add --apply-chat-template")
+        if self.replies and (isinstance(prompt, str) or all(m["role"] != "assistant" for m in prompt)):
+            raise DataError(
+                f"{where}: {self.input!r} must be a list of chat messages with one of the assistant's, which "
+                "--loss-type sft_loss trains on"
+            )
         metadata, tools = _metadata(row, self.metadata, where), _tools(row, self.tools, where)
         return PromptRow(
             prompt=prompt,

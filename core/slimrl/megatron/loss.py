@@ -16,6 +16,7 @@ from slimrl.algorithms.policy_loss import (
     off_policy_sequences,
     sequence_policy_loss,
 )
+from slimrl.algorithms.sft_loss import sft_loss
 from slimrl.config.grpo import GrpoConfig
 from slimrl.megatron.logprob import TokenLogProbs
 from slimrl.megatron.micro_batch import MicroBatch
@@ -23,6 +24,14 @@ from slimrl.traits import PolicyLossName
 
 CORRECTION = "correction/"
 """Before the names of sums that `correction_metrics` takes."""
+
+
+def sft_step_loss(current: TokenLogProbs, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Supervised fine-tuning's part of the step's loss; `nll` is the plain sum over the `tokens` tokens."""
+    values = sft_loss(current.log_probs)
+    loss = torch.dot(batch.tokens.weights, values)
+    detached = values.detach()
+    return loss, {"loss": loss.detach(), "nll": detached.sum(), "tokens": torch.tensor(float(len(batch)))}
 
 
 @dataclass(frozen=True)

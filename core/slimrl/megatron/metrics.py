@@ -17,9 +17,11 @@ def step_metrics(sums: Sequence[Mapping[str, Tensor | float]]) -> dict[str, floa
 
     Losses and the clip fraction are means over the whole step, samples that were skipped included (they add zero).
     Entropy, the drift of the policy and the differences to the engine are means over what was computed, and are
-    left out where nothing was.
+    left out where nothing was. Supervised fine-tuning has its loss and the perplexity of its tokens.
     """
     total = {name: sum(float(part[name]) for part in sums) for name in (sums[0] if sums else ())}
+    if "nll" in total:
+        return {"train/loss": total["loss"], "train/perplexity": math.exp(min(total["nll"] / total["tokens"], 700.0))}
     metrics = {
         "train/loss": total.get("loss", 0.0),
         "train/pg_loss": total.get("policy", 0.0),

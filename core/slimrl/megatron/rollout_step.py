@@ -20,12 +20,12 @@ from slimrl.errors import TrainError
 from slimrl.megatron.advantages import Advantages, Known
 from slimrl.megatron.critic import Critic, ValueTargets
 from slimrl.megatron.flops import forward_flops, speed_metrics
-from slimrl.megatron.loss import StepLoss
+from slimrl.megatron.loss import StepLoss, sft_step_loss
 from slimrl.megatron.metrics import check_finite, step_metrics, summarise
 from slimrl.megatron.micro_batch import MicroBatch, Pack, TokenArrays, TrainedSample, build_pack, trained_samples
 from slimrl.megatron.optimizer import ModelOptimizer
 from slimrl.megatron.parallel import Parallel
-from slimrl.megatron.passes import Passes, log_prob_reader
+from slimrl.megatron.passes import Loss, Passes, log_prob_reader
 from slimrl.megatron.shape import ModelShape
 from slimrl.megatron.timing import Timer
 from slimrl.traits import AdvantageTraits
@@ -87,7 +87,8 @@ class RolloutSteps:
         self._rollouts_per_step = rollouts_per_step
         self._device = device
         self._critic = critic
-        self._loss = StepLoss(grpo, traits.policy_loss)
+        self._is_sft = grpo.loss_type == "sft_loss"
+        self._loss: Loss = sft_step_loss if self._is_sft else StepLoss(grpo, traits.policy_loss)
         self._tokens_per_rollout = max_response_len if traits.divides_by_max_length else None
         self._reference: Mapping[str, Tensor] | None = None
         reader = log_prob_reader(parallel, temperature=temperature, entropy_has_grad=grpo.entropy_coef != 0)
@@ -262,7 +263,7 @@ class RolloutSteps:
         old = None if known.log_probs is None else self._on_device(known.log_probs)
         reference = None if known.ref_log_probs is None else self._on_device(known.ref_log_probs)
         size = len(batch.log_probs)
-        needs_old = old is None and self.num_steps > 1 and not self._grpo.use_rollout_logprobs
+        needs_old = old is None and self.num_steps > 1 and not (self._grpo.use_rollout_logprobs or self._is_sft)
         needs_reference = reference is None and self._grpo.use_kl_loss
         if needs_old or needs_reference:
             packs = self._log_prob_packs(batch, samples, steps)

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PHASES = ("generate", "train", "sync", "save", "record")
+REWARD, LOSS = "rollout/reward_mean", "train/loss"
+"""What a run is watched by: its reward, or its loss where there is none."""
 
 
 class StepProgress:
@@ -72,13 +74,14 @@ def is_eval_mean(name: str) -> bool:
 def step_line(step: int, total: int, metrics: Mapping[str, float]) -> str:
     """`step 3/14  reward 0.41  312 tok/s  4.1 s: generate 52%, train 41%, ...`"""
     step_s = metrics["perf/step_s"]
+    aim, name = ("reward", REWARD) if REWARD in metrics else ("loss", LOSS)
     shares = ", ".join(
         f"{phase} {metrics[f'perf/{phase}_s'] / step_s:.0%}"
         for phase in PHASES
         if metrics.get(f"perf/{phase}_s", 0.0) > 0.005 * step_s
     )
     return (
-        f"step {step + 1}/{total}  reward [bold]{metrics['rollout/reward_mean']:.3f}[/]"
+        f"step {step + 1}/{total}  {aim} [bold]{metrics[name]:.3f}[/]"
         f"  length {metrics['rollout/response_len_mean']:.1f}"
         f"  {metrics['perf/tokens_per_s']:.0f} tok/s  {step_s:.1f} s: {shares}"
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from slimrl.observe.progress import PHASES, is_eval_mean
+from slimrl.observe.progress import LOSS, PHASES, REWARD, is_eval_mean
 from slimrl.observe.run_dir import RunDir
 
 Rows = Sequence[Mapping[str, float]]
@@ -17,7 +17,12 @@ def print_summary(run: RunDir, console: Console) -> None:
     """Print the summary of a run from its folder."""
     rows = run.read_metrics()
     table = Table("reward", "first", "last", "best", title="rewards", title_justify="left")
-    for name, values in rewards(rows).items():
+    if not (found := rewards(rows)):  # supervised fine-tuning
+        table = Table("", "first", "last", "lowest", title="training", title_justify="left")
+        for name in (LOSS, "train/perplexity"):
+            if values := [row[name] for row in rows if name in row]:
+                table.add_row(name, f"{values[0]:.3f}", f"{values[-1]:.3f}", f"{min(values):.3f}")
+    for name, values in found.items():
         table.add_row(name, f"{values[0]:.3f}", f"{values[-1]:.3f}", f"{max(values):.3f}")
     console.print(table)
     if split := time_split(rows):
@@ -29,7 +34,7 @@ def print_summary(run: RunDir, console: Console) -> None:
 def rewards(rows: Rows) -> dict[str, list[float]]:
     """Mean rewards over the run by name: training, then every evaluation set."""
     names = sorted({name for row in rows for name in row if name.startswith("eval/") and is_eval_mean(name)})
-    series = {"training": "rollout/reward_mean"} | {f"held-out {name.removeprefix('eval/')}": name for name in names}
+    series = {"training": REWARD} | {f"held-out {name.removeprefix('eval/')}": name for name in names}
     found = {label: [row[name] for row in rows if name in row] for label, name in series.items()}
     return {label: values for label, values in found.items() if values}
 

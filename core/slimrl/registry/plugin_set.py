@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from slimrl.config import EvalConfig, GrpoConfig, RolloutConfig
+from slimrl.config.sft import SFT
 from slimrl.errors import PluginError
 from slimrl.protocols import Advantage, BufferFilter, DynamicFilter, Generate, TokenAdvantage
 from slimrl.registry.fingerprint import fingerprint
@@ -242,6 +243,8 @@ def _run_hooks(rollout: RolloutConfig, evaluation: EvalConfig) -> Iterator[tuple
     """The functions that flags name."""
     for kind, spec in RUN_HOOKS.items():
         named = getattr(evaluation if hasattr(evaluation, spec.setting) else rollout, spec.setting)
+        if named == SFT:
+            continue  # slimrl's own
         references = (named,) if isinstance(named, str) else named or ()
         yield from ((cast(RunHook, kind), absolute(reference)) for reference in references)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from slimrl.config import RolloutConfig
+from slimrl.config.sft import is_sft
 from slimrl.errors import PluginError
 from slimrl.registry.resolve import Registry, Resolved
 from slimrl.target import absolute
@@ -63,7 +64,7 @@ class RewardReferences:
             mix = read_mix(rollout.reward)
         else:
             mix = ((absolute(name), 1.0),) if name else ()
-            if not mix and not rm_types:
+            if not mix and not rm_types and not is_sft(rollout):
                 raise PluginError(
                     "no reward: give --rm-type NAME or --custom-rm-path REFERENCE, a mix with --reward NAME=WEIGHT, "
                     "or rows whose metadata name one (rm_type)"
