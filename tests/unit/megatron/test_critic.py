@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForTokenClassification
+from transformers import AutoModelForTokenClassification, LlamaConfig, LlamaForCausalLM
 
 from slimrl import AdvantageInput, Advantages, advantage_traits, gae
-from slimrl.config import CkptConfig, GrpoConfig, OptimizerConfig
+from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
+from slimrl.config.layout import SINGLE, Layout
 from slimrl.errors import CheckpointError, TrainError
+from slimrl.megatron.parallel import shut_down_parallel
 from slimrl.megatron.trainer import MegatronTrainer
 from slimrl.types import TrainBatch
 
@@ -228,3 +234,75 @@ def test_an_estimator_that_gives_a_critic_nothing_to_learn_is_named(
     trainer = make_trainer(checkpoints["llama"], advantage=only_advantages)
     with pytest.raises(TrainError, match="'grpo' takes a critic's values and gave none for the returns"):
         trainer.train(make_batch(0))
+
+
+LAYOUTS = {
+    "data": Layout(2, shares_optimizer=True),
+    "tensor": Layout(2, tensor_size=2),
+    "sequence": Layout(2, tensor_size=2, is_sequence_parallel=True),
+    "pipeline": Layout(2, pipeline_size=2),
+    "interleaved": Layout(2, pipeline_size=2, chunks_per_stage=2),
+    "context": Layout(2, context_size=2),
+}
+
+
+def train_and_save(folder: Path, name: str, layout: Layout, rank: int) -> list[dict[str, float]]:
+    trainer = MegatronTrainer(
+        CkptConfig(hf_checkpoint=folder / "model", critic_load=folder / "classifier"),
+        ModelConfig(),
+        1.0,
+        GrpoConfig(value_clip=CLIP),
+        ADAM,
+        PerfConfig(use_dynamic_batch_size=True, max_tokens_per_gpu=48),
+        num_steps_per_rollout=2,
+        global_batch_size=64,
+        total_steps=10,
+        advantage=ppo,
+        transport=None,
+        device="cpu",
+        layout=layout,
+        rank=rank,
+        meeting=folder / f"{name}.meeting",
+    )
+    trainer.load(None)
+    batches = pickle.loads((folder / "batches.pickle").read_bytes())  # noqa: S301  # the test wrote it
+    rows = [trainer.train(batch).metrics for batch in batches]
+    saved = folder / name
+    saved.mkdir(exist_ok=True)
+    trainer.save(saved)
+    return [{key: value for key, value in row.items() if key.startswith("critic/")} for row in rows]
+
+
+def test_two_processes_train_and_save_the_same_critic(make_batch: MakeBatch, tmp_path: Path) -> None:
+    shape = {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "num_key_value_heads": 2}
+    LlamaForCausalLM(LlamaConfig(**shape, vocab_size=83, num_hidden_layers=4)).save_pretrained(tmp_path / "model")
+    save_classifier(tmp_path / "model", tmp_path / "classifier")
+    (tmp_path / "batches.pickle").write_bytes(pickle.dumps([make_batch(step) for step in range(2)]))
+    expected = train_and_save(tmp_path, "single", SINGLE, 0)
+    command = [sys.executable, __file__, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    weights = AutoModelForTokenClassification.from_pretrained(tmp_path / "single" / "critic" / "model").state_dict()
+    for rank in range(2):
+        for name, rows in json.loads((tmp_path / f"{rank}.json").read_text()).items():
+            assert [row.keys() for row in rows] == [row.keys() for row in expected]
+            for found, row in zip(rows, expected, strict=True):
+                assert found == pytest.approx(row, rel=1e-5, abs=1e-6), name
+    for name in LAYOUTS:
+        found = AutoModelForTokenClassification.from_pretrained(tmp_path / name / "critic" / "model").state_dict()
+        assert all((found[key] - weight).abs().mean() < 1e-6 for key, weight in weights.items()), name
+
+
+def main(folder: Path, rank: int) -> None:
+    """One of two processes: train every layout, write what came out."""
+    torch.set_num_threads(1)
+    results = {}
+    for name, layout in LAYOUTS.items():
+        results[name] = train_and_save(folder, name, layout, rank)
+        shut_down_parallel()
+    (folder / f"{rank}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
