@@ -26,7 +26,8 @@ Value = float | str | None
 OF_LAYOUT: Final = ("train/num_micro_batches", "train/num_computed_tokens")
 """What depends on how many processes trained."""
 OF_SAMPLES: Final = (
-    *("rollout/groups", "rollout/num_tokens", "rollout/response_len_mean", "rollout/response_len_max"),
+    *("rollout/groups", "rollout/num_tokens", "rollout/response_len_mean", "rollout/response_len_median"),
+    *("rollout/response_len_min", "rollout/response_len_max", "rollout/reward_min", "rollout/reward_max"),
     *("rollout/truncated_ratio", "rollout/unscored_ratio", "rollout/zero_std_groups", "rollout/reward_mean"),
     *("rollout/reward_std", "rollout/reward_mean_unfiltered"),
 )

@@ -30,6 +30,7 @@ from slimrl.interrupt import Interrupt
 from slimrl.observe.clock import StepClock
 from slimrl.observe.cpu import ProcessMeter
 from slimrl.observe.curve import draw_reward_curve
+from slimrl.observe.notices import tell, watch_of
 from slimrl.observe.progress import StepProgress
 from slimrl.observe.run_dir import RunDir, write_atomically
 from slimrl.observe.summary import print_summary
@@ -54,7 +55,7 @@ def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progre
     checkpoints = config.ckpt.save or run.checkpoints
     wants_checkpoints = any((config.ckpt.save, config.ckpt.save_interval, config.ckpt.save_hf))
     step = saved = version = start
-    meter = ProcessMeter()
+    meter, watch = ProcessMeter(), watch_of(run)
     crew.publish(version=start)
     with Interrupt(progress.say) as interrupt:
         while step < plan.num_rollout and not interrupt.asked:
@@ -72,6 +73,7 @@ def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progre
             metrics = {**rollout_metrics, **report.metrics, **sync_metrics, **clock.metrics(rollout_metrics)}
             crew.record(step, metrics, report, batch)
             progress.step_done(step, metrics)
+            tell(run, watch.see(step, metrics), progress.say)
             step += 1
             if config.ckpt.save_interval and step % config.ckpt.save_interval == 0:
                 saved = save(crew, config.ckpt, checkpoints, step, run, progress)

@@ -321,16 +321,7 @@ def _starts(job: Job) -> dict[int, Path | None]:
 
 
 def _events(run: RunDir, name: str) -> list[dict[str, Any]]:
-    """Events of a name, in order; a line that a kill cut short is left out."""
-    found = []
-    for line in run.events.read_text(encoding="utf-8").splitlines() if run.events.is_file() else []:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if event.get("event") == name:
-            found.append(event)
-    return found
+    return [event for event in run.read_events() if event.get("event") == name]
 
 
 def _print(job: Job, checks: Sequence[Check]) -> None:

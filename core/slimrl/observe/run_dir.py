@@ -50,15 +50,11 @@ class RunDir:
 
     def read_metrics(self) -> list[dict[str, float]]:
         """All steps' metrics in order; a line that a kill cut short is left out."""
-        if not self.metrics.exists():
-            return []
-        rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
-        return rows
+        return _read_lines(self.metrics)
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """All events in order; a line that a kill cut short is left out."""
+        return _read_lines(self.events)
 
     def forget_from(self, step: int) -> None:
         """Drop metrics and samples of `step` and later: a resumed run writes them again."""
@@ -68,3 +64,13 @@ class RunDir:
         for path in (*self.rollouts.glob("*.parquet"), *self.path.glob("eval/*/*.parquet")):
             if path.stem.isdigit() and int(path.stem) >= step:
                 path.unlink()
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows

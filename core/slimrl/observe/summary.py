@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from slimrl.observe.notices import ongoing
 from slimrl.observe.progress import LOSS, PHASES, REWARD, is_eval_mean
 from slimrl.observe.run_dir import RunDir
 
@@ -27,6 +28,8 @@ def print_summary(run: RunDir, console: Console) -> None:
     console.print(table)
     if split := time_split(rows):
         console.print("time  " + "  ".join(f"{name} {share:.0%}" for name, share in split.items()), highlight=False)
+    for name, step in ongoing(run).items():
+        console.print(f"warning {name}, since step {step}", highlight=False)
     console.print(f"curve   {run.curve}", highlight=False, soft_wrap=True)
     console.print(f"folder  {run.path}", highlight=False, soft_wrap=True)
 

@@ -23,6 +23,8 @@ def rollout_metrics(filled: Filled, version: int) -> dict[str, float]:
         "rollout/groups": len(filled.kept),
         "rollout/groups_finished": filled.finished,
         "rollout/response_len_mean": lengths.mean(),
+        "rollout/response_len_median": np.median(lengths),
+        "rollout/response_len_min": lengths.min(),
         "rollout/response_len_max": lengths.max(),
         "rollout/truncated_ratio": np.mean([s.status is Status.TRUNCATED for s in samples]),
         "rollout/unscored_ratio": np.mean([s.value is None for s in samples]),
@@ -71,6 +73,8 @@ def _rewards(filled: Filled) -> dict[str, float]:
     return {
         "rollout/reward_mean": float(np.mean(kept)),
         "rollout/reward_std": float(np.std(kept)),
+        "rollout/reward_min": float(np.min(everything)),
+        "rollout/reward_max": float(np.max(everything)),
         # before the filter: what the policy really earns
         "rollout/reward_mean_unfiltered": float(np.mean(everything)),
     }
