@@ -75,5 +75,10 @@ def check_sft(config: Config) -> Iterator[str]:
             is_told = field.name in {*heeded, "n_samples_per_prompt"} or category == "eval"
             if not is_told and getattr(group, field.name) != field.default:
                 yield f"--{field.name.replace('_', '-')} has no effect with --loss-type sft_loss"
+    optimizer = config.optimizer
+    critic = {"load": config.ckpt.critic_load, "lr": optimizer.critic_lr}
+    for name, value in {**critic, "lr-warmup-iters": optimizer.critic_lr_warmup_iters}.items():
+        if value is not None:
+            yield f"--critic-{name} {value} has no effect with --loss-type sft_loss, which needs no critic"
     if config.cluster.rollout_num_gpus is not None:
         yield "--rollout-num-gpus has no effect with --loss-type sft_loss, which starts no engine"

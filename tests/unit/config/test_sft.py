@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slimrl.config import Config, EvalConfig, GrpoConfig, RolloutConfig, SglangConfig
+from slimrl.config import Config, EvalConfig, GrpoConfig, OptimizerConfig, RolloutConfig, SglangConfig
 from slimrl.config.check import check
 from slimrl.config.sft import SLIME_SFT, as_sft
 
@@ -57,6 +57,7 @@ def test_slimes_rollout_function_is_ours() -> None:
         ),
         ({"sglang": SglangConfig(sglang_server_concurrency=3)}, "--sglang-server-concurrency has no effect with"),
         ({"eval": EvalConfig(eval_interval=1)}, "--eval-interval needs an engine"),
+        ({"optimizer": OptimizerConfig(critic_lr=1.0)}, "--critic-lr 1.0 has no effect with --loss-type sft_loss"),
         (
             {"grpo": GrpoConfig(), "rollout": {"rollout_function_path": SLIME_SFT}},
             "--rollout-function-path sft needs --loss-type sft_loss",
