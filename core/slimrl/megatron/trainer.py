@@ -267,7 +267,7 @@ class MegatronTrainer:
         if saved is not None:
             critic.resume(saved)
             return
-        folder = self._ckpt.critic_load or start
+        folder = self._ckpt.critic_load or files.hf_folder(start)
         critic.start_from(folder)
         logger.info("the critic starts from %s", folder)
 
