@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from slimrl.estimator import estimate_of
 from slimrl.registry.plugin_set import PluginSet
+from slimrl.rollout.batch import make_batch
 from slimrl.rollout.hooks import RolloutHooks
 from slimrl.rollout.insufficient import is_fallback
 from slimrl.rollout.loop import Filled, judge
@@ -136,6 +139,12 @@ def check_training(step: int, row: Mapping[str, float], report: TrainReport, tol
     """Loss, gradient norm and the other metrics of the optimizer steps."""
     names = [n for n in row if n.startswith("train/") and n in report.metrics and n not in OF_LAYOUT]
     return compare(step, "loss and gradient", _some(row, names), _some(report.metrics, names), tolerance)
+
+
+def conversations_of(step: int, groups: Sequence[Group]) -> TrainBatch:
+    """What a step of supervised fine-tuning was trained on, from its stored conversations."""
+    batch = make_batch(step, kept_groups(groups))
+    return replace(batch, advantages=np.ones(len(batch), np.float32))
 
 
 def batch_of(step: int, groups: Sequence[Group], plugins: PluginSet) -> TrainBatch:

@@ -141,6 +141,7 @@ def open_run(config: Config, plan: Plan, start: Start, plugins: PluginSet, origi
         plugins=plugins.fingerprint,
         device=plan.device,
         dtype=plan.dtype,
+        num_rollout=plan.num_rollout,
     )
     return run
 

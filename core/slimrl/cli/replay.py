@@ -20,6 +20,7 @@ from slimrl.config import Config
 from slimrl.config.batch import solve_batch
 from slimrl.config.flags import parse
 from slimrl.config.resolve import resolve
+from slimrl.config.sft import as_sft, is_sft
 from slimrl.errors import PluginError, UsageError
 from slimrl.observe.run_dir import RunDir
 from slimrl.observe.stored_rollout import read_advantages, read_rollout, stored_steps
@@ -33,7 +34,7 @@ from slimrl.traits import advantage_traits_of
 if TYPE_CHECKING:
     from slimrl.megatron.trainer import MegatronTrainer
     from slimrl.replay import Check, ReplayedTraining, Tolerance
-    from slimrl.types import Group, TrainBatch
+    from slimrl.types import Group, TrainBatch, TrainReport
 
 USAGE: Final = "slimrl replay RUN [--step K] [FLAGS]"
 ABOUT: Final = (
@@ -95,11 +96,14 @@ class Job:
 
     def batch_at(self, step: int) -> TrainBatch:
         """What a stored step was trained on."""
-        from slimrl.replay import batch_of
+        from slimrl.replay import batch_of, conversations_of
 
         if step not in self.steps:
             raise UsageError(f"--catch-up: the samples of step {step} are not in {self.run.rollouts}")
-        return batch_of(step, read_rollout(self.steps[step]), self.plugins)
+        groups = read_rollout(self.steps[step])
+        if is_sft(self.config.rollout):
+            return conversations_of(step, groups)
+        return batch_of(step, groups, self.plugins)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -121,7 +125,7 @@ def _resolved(run: RunDir, words: Sequence[str], registry: Registry) -> Job:
         raise UsageError(f"{run.path} is no run folder: there is no {run.config.name} in it")
     parsed = parse(["--config", str(run.config)], extra=registry.catalogue.option_types)
     flags, plugin_options = read_flags(words, ReplayFlags, parsed.plugin_options)
-    config, _ = resolve(parsed.config, parsed.origins)
+    config, _ = resolve(*as_sft(parsed.config, parsed.origins))
     steps = stored_steps(run.rollouts)
     if not steps:
         raise UsageError(f"{run.path} has no stored samples ({run.rollouts.name}/STEP.parquet)")
@@ -184,13 +188,17 @@ async def _checks(job: Job) -> list[Check]:
         for step in job.chosen:
             groups = read_rollout(job.steps[step])
             row = job.recorded.get(step, {})
+            if is_sft(job.config.rollout):
+                report = problem if training is None else training.report(step, job.batch_at(step))
+                checks.append(_training_check(step, row, report, tolerance))
+                continue
             checks.append(replay.check_samples(step, groups, row))
             if job.no_rewards:
                 checks.append(replay.Check(step, "rewards", left_out=job.no_rewards))
             else:
                 checks.append(replay.check_rewards(step, groups, await _scored(groups, scorer)))
             checks.append(replay.check_verdicts(step, groups, job.plugins))
-            checks += _check_training(job, step, groups, row, training, problem, tolerance)
+            checks += _check_training(job, step, row, training, problem, tolerance)
     return checks
 
 
@@ -209,7 +217,6 @@ async def _scored(groups: Sequence[Group], scorer: Scorer) -> list[Group]:
 def _check_training(
     job: Job,
     step: int,
-    groups: Sequence[Group],
     row: Mapping[str, float],
     training: ReplayedTraining | None,
     problem: str,
@@ -218,19 +225,26 @@ def _check_training(
     """Advantages, loss and gradient."""
     from slimrl import replay
 
-    batch = replay.batch_of(step, groups, job.plugins)
+    batch = job.batch_at(step)
     recorded = read_advantages(job.steps[step])
     report = problem if training is None else training.report(step, batch)
     if not isinstance(report, str):
         yield replay.check_advantages(step, recorded, batch, [float(value) for value in report.advantages])
-        yield replay.check_training(step, row, report, tolerance)
-        return
-    if job.config.grpo.kl_coef or advantage_traits_of(job.plugins.advantage).needs_values:
+    elif job.config.grpo.kl_coef or advantage_traits_of(job.plugins.advantage).needs_values:
         yield replay.Check(step, "advantages", left_out=f"the estimator needs the model: {report}")
     else:
         found = replay.advantages_without_model(batch, job.plugins, job.config.grpo)
         yield replay.check_advantages(step, recorded, batch, found)
-    yield replay.Check(step, "loss and gradient", left_out=report)
+    yield _training_check(step, row, report, tolerance)
+
+
+def _training_check(step: int, row: Mapping[str, float], report: TrainReport | str, tolerance: Tolerance) -> Check:
+    """Loss and gradient as the trainer reports them, or why it does not."""
+    from slimrl import replay
+
+    if isinstance(report, str):
+        return replay.Check(step, "loss and gradient", left_out=report)
+    return replay.check_training(step, row, report, tolerance)
 
 
 def _training(job: Job) -> tuple[ReplayedTraining | None, str]:
