@@ -220,6 +220,19 @@ def test_a_checkpoint_without_a_critic_starts_one_from_its_weights(
     assert trainer.train(make_batch(1)).metrics["critic/value_mean"] == 0
 
 
+def test_a_critic_is_gone_on_with_where_critic_load_names_its_checkpoint(
+    checkpoints: dict[str, Path], make_trainer: Make, make_batch: MakeBatch, tmp_path: Path
+) -> None:
+    first = make_trainer(checkpoints["llama"], advantage=ppo)
+    first.train(make_batch(0))
+    first.save(tmp_path)
+    expected = first.train(make_batch(1)).metrics["critic/value_mean"]
+    for name, mean in (("critic_load", expected), ("ref_load", 0)):
+        ckpt = CkptConfig(hf_checkpoint=checkpoints["llama"], **{name: tmp_path})
+        trainer = make_trainer(checkpoints["llama"], ckpt=ckpt, advantage=ppo)
+        assert trainer.train(make_batch(1)).metrics["critic/value_mean"] == mean
+
+
 def test_a_head_of_two_outputs_is_refused(checkpoints: dict[str, Path], make_trainer: Make, tmp_path: Path) -> None:
     folder = save_classifier(checkpoints["llama"], tmp_path, num_labels=2)
     ckpt = CkptConfig(hf_checkpoint=checkpoints["llama"], critic_load=folder)
