@@ -53,7 +53,9 @@ class Finished:
 def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progress: StepProgress) -> Finished:
     """Train from step `start` to the end or to Ctrl-C."""
     checkpoints = config.ckpt.save or run.checkpoints
-    wants_checkpoints = any((config.ckpt.save, config.ckpt.save_interval, config.ckpt.save_hf))
+    wants_checkpoints = any(
+        (config.ckpt.save, config.ckpt.save_interval, config.ckpt.save_hf, config.trained.lora_rank)
+    )
     step = saved = version = start
     meter, watch = ProcessMeter(), watch_of(run)
     crew.publish(version=start)
@@ -222,6 +224,7 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
         trainer=TrainerSettings(
             ckpt=replace(c.ckpt, hf_checkpoint=hf_checkpoint, ref_load=c.ckpt.ref_load and c.ckpt.ref_load.resolve()),
             model=c.model,
+            trained=c.trained,
             grpo=c.grpo,
             optimizer=c.optimizer,
             perf=c.perf,

@@ -30,7 +30,7 @@ ABOUT: Final = (
     "what only training reads is refused as a flag and ignored in the file of --config. "
 )
 SWITCHES: Final = {"json": "Print the metrics as JSON."}
-TRAINING_CATEGORIES: Final = frozenset({"grpo", "optimizer", "perf", "model"})
+TRAINING_CATEGORIES: Final = frozenset({"grpo", "optimizer", "perf", "model", "trained"})
 TRAINING_SETTINGS: Final = frozenset(
     [
         *("prompt_data", "skip_bad_rows", "skip_long_prompts", "rollout_shuffle", "rollout_batch_size"),
@@ -142,6 +142,12 @@ def _find_model(config: Config, origins: Origins, problems: list[str]) -> tuple[
         return 0, None
     for reason in start.passed_over:
         sys.stderr.write(f"warning: {reason}; evaluating {start.checkpoint}\n")
+    if start.checkpoint is not None and not (start.checkpoint / MODEL).is_dir():
+        problems.append(
+            f"--load {load}: {start.checkpoint} holds adapters alone; merge them into the model with PEFT's "
+            "merge_and_unload and give the folder with --hf-checkpoint"
+        )
+        return 0, None
     if start.checkpoint is not None:
         return start.step, start.checkpoint / MODEL
     if is_told:

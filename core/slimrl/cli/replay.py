@@ -280,6 +280,7 @@ def _make_trainer(job: Job) -> Any:  # a function without arguments, made where 
             c.grpo,
             c.optimizer,
             c.perf,
+            trained=c.trained,
             num_steps_per_rollout=sizes.num_steps_per_rollout,
             global_batch_size=sizes.global_batch_size,
             total_steps=num_rollout * sizes.num_steps_per_rollout,

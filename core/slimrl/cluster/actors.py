@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from slimrl.cluster.followers import Followers
-from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
+from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig, TrainedConfig
 from slimrl.config.layout import Layout, recompute_of
 from slimrl.config.sft import is_sft
 from slimrl.engines.process import EngineSettings
@@ -39,6 +39,7 @@ class TrainerSettings:
 
     ckpt: CkptConfig
     model: ModelConfig
+    trained: TrainedConfig
     grpo: GrpoConfig
     optimizer: OptimizerConfig
     perf: PerfConfig
@@ -214,7 +215,7 @@ class TrainerActor:
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as transformers loads them."""
-        with self._followers.join("give_weights"):
+        with self._followers.join("save_hf", folder):
             self._trainer.save_hf(folder)
 
 
@@ -257,6 +258,10 @@ class FollowerActor:
         """Give the first process this one's part of weights and optimizer state."""
         self._trainer.save(folder)
 
+    def save_hf(self, folder: Path) -> None:
+        """Give the first process this one's part of the weights or adapters."""
+        self._trainer.save_hf(folder)
+
 
 def build_trainer(
     s: TrainerSettings,
@@ -276,6 +281,7 @@ def build_trainer(
         s.grpo,
         s.optimizer,
         s.perf,
+        trained=s.trained,
         num_steps_per_rollout=s.num_steps_per_rollout,
         global_batch_size=s.global_batch_size,
         total_steps=s.total_steps,

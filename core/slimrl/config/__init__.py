@@ -14,6 +14,7 @@ from slimrl.config.optimizer import OptimizerConfig
 from slimrl.config.perf import PerfConfig
 from slimrl.config.rollout import RolloutConfig
 from slimrl.config.sglang import SglangConfig
+from slimrl.config.trained import TrainedConfig
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Config:
     perf: PerfConfig = field(default_factory=PerfConfig)
     sglang: SglangConfig = field(default_factory=SglangConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    trained: TrainedConfig = field(default_factory=TrainedConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
 
@@ -44,4 +46,5 @@ __all__ = [
     "PerfConfig",
     "RolloutConfig",
     "SglangConfig",
+    "TrainedConfig",
 ]

@@ -20,6 +20,7 @@ from slimrl.config.lengths import Lengths
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.ranges import check_ranges
 from slimrl.config.sft import check_sft, is_sft
+from slimrl.config.trained import check_trained
 from slimrl.errors import CheckpointError, ConfigError
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -42,6 +43,7 @@ def check(config: Config) -> list[str]:
         *_batch(config.rollout),
         *_files(config),
         *check_checkpoints(config.ckpt),
+        *check_trained(config.trained, config.perf),
         *_rollout(config),
         *_template(config.rollout),
         *_sources(config),

@@ -21,7 +21,7 @@ class CkptConfig:
     save: Path | None = None
     """Folder that checkpoints are written to. Default: checkpoints/ in the run folder."""
     save_interval: int | None = None
-    """Rollout steps between checkpoints. Unset: one checkpoint at the end if --save is given, and one on Ctrl-C."""
+    """Rollout steps between checkpoints. Unset: one checkpoint at the end if --save, --save-hf or --lora-rank is given, and one on Ctrl-C."""
     max_checkpoints_to_keep: int | None = None
     """Checkpoints to keep in --save: older ones are deleted once a new one is whole. Unset: all."""
     ckpt_step: int | None = None
@@ -29,4 +29,4 @@ class CkptConfig:
     no_save_optim: bool = False
     """Save without optimizer state: a third of the size or less, but such a checkpoint cannot be resumed."""
     save_hf: str | None = None
-    """Folder that a Hugging Face checkpoint is written to beside each checkpoint; {rollout_id} stands for the rollouts that its weights have seen. Replaces what was there."""
+    """Folder that a Hugging Face checkpoint is written to beside each checkpoint; {rollout_id} stands for the rollouts that its weights have seen. With --lora-rank a PEFT adapter. Replaces what was there."""

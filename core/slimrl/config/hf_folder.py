@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slimrl.config.trained import ALL_LINEAR
 from slimrl.errors import CheckpointError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+ADAPTED = ("_proj", "_proj_with_mqa")
+"""How the names of linear layers end."""
 MAX_HEADER_BYTES = 100_000_000
 """The limit that the safetensors library sets."""
 
@@ -63,6 +67,19 @@ class HfFolder:
         """Numbers in all weight files, but for one tensor's; raises CheckpointError for a file that is not one."""
         headers = (_header(file) for file in self.weights)
         return sum(math.prod(entry["shape"]) for header in headers for name, entry in header.items() if name != without)
+
+    def count_adapter_parameters(self, rank: int, targets: Sequence[str]) -> int:
+        """Numbers in low-rank adapters of these linear layers, by their last name, outside of experts."""
+        return sum(
+            rank * sum(entry["shape"])
+            for file in self.weights
+            for name, entry in _header(file).items()
+            if len(entry["shape"]) == 2
+            and (module := name.split(".")[-2]).endswith(ADAPTED)
+            and ".layers." in name
+            and ".experts." not in name
+            and (ALL_LINEAR in targets or module in targets)
+        )
 
 
 def open_hf_folder(path: Path, flag: str) -> HfFolder:

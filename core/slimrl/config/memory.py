@@ -41,20 +41,27 @@ def estimate_memory(
     num_parameters, size = model.count_parameters(), BYTES[dtype]
     layout = layout_of(config.cluster, config.perf, config.optimizer)
     # of experts that are spread over processes a process has less still
-    own = num_parameters / (layout.tensor_size * layout.pipeline_size)
+    part = 1 / (layout.tensor_size * layout.pipeline_size)
     sharing = layout.data_size * layout.context_size if layout.shares_optimizer else 1
-    trainer = {"weights": own * size, "gradients": own * 4.0}
     moments = {"adam": 2, "sgd": 1 if config.optimizer.sgd_momentum else 0}[config.optimizer.optimizer]
     # below float32 the optimizer keeps a float32 copy of the weights
-    trainer["optimizer"] = own * 4.0 * (moments + (dtype != "float32")) / sharing
-    if config.grpo.use_kl_loss or config.grpo.kl_coef:
-        trainer["reference model"] = own * size
+    kept = 4.0 * (moments + (dtype != "float32")) / sharing
+    rank = config.trained.lora_rank
+    num_adapted = 0 if rank is None else model.count_adapter_parameters(rank, config.trained.lora_target_modules)
+    # what parameter lists leave untrained is not known here: their names are Megatron's
+    num_trained = num_parameters if rank is None else num_adapted
+    trainer = {
+        "weights": part * (num_parameters + num_adapted) * size,
+        "gradients": part * num_trained * 4.0,
+        "optimizer": part * num_trained * kept,
+    }
+    if (config.grpo.use_kl_loss or config.grpo.kl_coef) and rank is None:  # else it is the model without adapters
+        trainer["reference model"] = part * num_parameters * size
     if has_critic:
-        share = model.count_parameters(without=OUTPUT) / num_parameters
-        trainer["critic"] = share * (trainer["weights"] + trainer["gradients"] + trainer["optimizer"])
+        trainer["critic"] = part * model.count_parameters(without=OUTPUT) * (size + 4.0 + kept)
     processes: dict[str, dict[str, float]] = {"driver": {}, "rollout manager": {}}
-    for rank in range(layout.world_size):
-        processes["trainer" if layout.is_single else f"trainer {rank}"] = trainer
+    for number in range(layout.world_size):
+        processes["trainer" if layout.is_single else f"trainer {number}"] = trainer
     num_engines = num_embedded_engines(config)
     for index in range(num_engines):
         # as long as all serve: what a dead one leaves over comes on top

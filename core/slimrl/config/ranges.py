@@ -34,6 +34,8 @@ RANGES: Mapping[str, Range] = {
     "save_interval": COUNT,
     "max_checkpoints_to_keep": COUNT,
     "ckpt_step": NOT_NEGATIVE,
+    "lora_rank": COUNT,
+    "lora_alpha": POSITIVE,
     "rollout_seed": SEED,
     "rollout_batch_size": COUNT,
     "n_samples_per_prompt": COUNT,

@@ -1,6 +1,7 @@
 """What a checkpoint folder of the trainer holds.
 
 model/                  a Hugging Face checkpoint: weights, config, tokenizer
+adapter/                with --lora-rank in its place: the adapters as PEFT has them
 optimizer.safetensors   optimizer state by Megatron parameter name; absent with --no-save-optim
 trainer.json            counters and random states
 critic/                 the same three of the critic, if there is one; its model is a token classifier of one label
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from slimrl.errors import CheckpointError
 from slimrl.megatron.tensor_files import write_tensors, write_weights
 
 MODEL = "model"
+ADAPTER = "adapter"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."
 OPTIMIZER = "optimizer.safetensors"
 TRAINER = "trainer.json"
 CRITIC = "critic"
@@ -33,7 +37,15 @@ def is_trainer_checkpoint(folder: Path) -> bool:
 
 
 def hf_folder(folder: Path) -> Path:
-    """Where the Hugging Face checkpoint is: in a checkpoint of ours, or the folder itself."""
+    """Where the Hugging Face checkpoint is: in a checkpoint of ours, or the folder itself.
+
+    Raises CheckpointError for a checkpoint of adapters.
+    """
+    if is_trainer_checkpoint(folder) and (folder / ADAPTER).is_dir():
+        raise CheckpointError(
+            f"checkpoint {folder} was saved with --lora-rank and holds adapters alone; use it with --lora-rank, or "
+            "merge it into the model with PEFT's merge_and_unload"
+        )
     return folder / MODEL if is_trainer_checkpoint(folder) else folder
 
 
@@ -51,9 +63,16 @@ def save_checkpoint(
     source: Path,
     dtype: torch.dtype,
     labels: Sequence[str] = (),
+    adapter: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint into an existing folder; `source` gives config and tokenizer. trainer.json comes last."""
-    save_hf_checkpoint(folder / MODEL, weights=weights, source=source, dtype=dtype, labels=labels)
+    """Write a checkpoint into an existing folder; `source` gives config and tokenizer. trainer.json comes last.
+
+    With PEFT's configuration of an `adapter` the weights are those of the adapters.
+    """
+    if adapter is None:
+        save_hf_checkpoint(folder / MODEL, weights=weights, source=source, dtype=dtype, labels=labels)
+    else:
+        save_adapter(folder / ADAPTER, weights=weights, config=adapter)
     if optimizer is not None:
         write_tensors(folder / OPTIMIZER, optimizer)
     (folder / TRAINER).write_text(json.dumps({"format": FORMAT, **state}))
@@ -84,6 +103,13 @@ def save_hf_checkpoint(
         config["label2id"] = {label: number for number, label in enumerate(labels)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     write_weights(folder, weights)
+
+
+def save_adapter(folder: Path, *, weights: Iterable[tuple[str, Tensor]], config: Mapping[str, Any]) -> None:
+    """Write adapters as a folder that PEFT loads."""
+    folder.mkdir(exist_ok=True)
+    write_tensors(folder / ADAPTER_WEIGHTS, ((f"{PEFT_PREFIX}{name}", tensor) for name, tensor in weights))
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def copy_all_but_weights(source: Path, folder: Path) -> None:

@@ -52,14 +52,19 @@ class SwiGlu(MegatronModule):  # type: ignore[misc]  # Megatron has no types
 class NormedRowParallelLinear(RowParallelLinear):  # type: ignore[misc]  # Megatron has no types
     """Megatron's row-parallel linear layer with a norm after it: GLM4's norms before each addition."""
 
+    adds_adapter = True
+
     # Any: what Megatron builds every linear layer with
     def __init__(self, input_size: int, output_size: int, *, config: Any, **kwargs: Any) -> None:
         super().__init__(input_size, output_size, config=config, **kwargs)
         self.norm = RmsNorm(config, output_size, eps=config.layernorm_epsilon)
+        self.adapter: torch.nn.Module | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         """[..., input_size] to [..., output_size]."""
         output, _ = super().forward(x)
+        if self.adapter is not None:
+            output = output + self.adapter(x)
         return self.norm(output), None
 
 

@@ -95,7 +95,7 @@ class _LogProbs(torch.autograd.Function):
         # is too large to be made apart and added.
         buffer = getattr(weight, "main_grad", None)
         grad_weight = torch.zeros_like(weight) if buffer is None else buffer
-        grad_words = _without_padding(grad_weight, share)
+        grad_words = _without_padding(grad_weight, share) if ctx.needs_input_grad[1] else None
         grad_hidden = torch.empty_like(hidden)
         whole = [(0, hidden.size(0))]
         for low, high in whole if kept is not None else _chunks(hidden.size(0), weight.size(0)):
@@ -110,12 +110,15 @@ class _LogProbs(torch.autograd.Function):
             p = exps.to(hidden.dtype)
             torch.mm(p, words, out=grad_hidden[low:high])
             grad_hidden[low:high].mul_(scale)
-            _add_product(grad_words, p.t(), (hidden[low:high] * scale).to(hidden.dtype))
+            if grad_words is not None:
+                _add_product(grad_words, p.t(), (hidden[low:high] * scale).to(hidden.dtype))
         if share is not None:
             targets, is_here = share.find(targets)
             grad_picked = grad_picked * is_here
         sparse = grad_picked[:, None]
         grad_hidden.index_add_(0, rows, (weight[targets] * sparse).to(grad_hidden.dtype))
+        if grad_words is None:
+            return grad_hidden, None, None, None, None, None, None
         grad_weight.index_add_(0, targets, (hidden[rows] * sparse).to(grad_weight.dtype))
         return grad_hidden, grad_weight if buffer is None else None, None, None, None, None, None
 

@@ -58,6 +58,9 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
     def forward(self, packed: PackedTokens) -> Tensor:
         """Final, normalised hidden states of `packed.predictors`: [rows, hidden]; before the last stage, all states."""
         embedded = self._embed(packed.tokens)[:, None] if self.pre_process else None
+        if embedded is not None and self.config.recompute_granularity == "full" and torch.is_grad_enabled():
+            # layers are computed again only for an input with a gradient, which a frozen embedding's has not
+            embedded.requires_grad_()
         hidden: Tensor = self.decoder(
             hidden_states=embedded,
             attention_mask=None,

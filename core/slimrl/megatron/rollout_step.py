@@ -95,7 +95,9 @@ class RolloutSteps:
         self._passes = Passes(optimizer.chunks, parallel, reader)
 
     def set_reference(self, weights: Mapping[str, Tensor]) -> None:
-        """What this process has of the reference model, by the whole model's names; kept, not copied."""
+        """What this process has of the reference model where it may differ, by the whole model's names; kept, not
+        copied.
+        """
         self._reference = weights
 
     def run(
@@ -321,7 +323,7 @@ class RolloutSteps:
 
     @contextlib.contextmanager
     def _swapped(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        parameters = self._optimizer.parameters
+        parameters = {name: self._optimizer.parameters[name] for name in weights}
         own = {name: parameter.data for name, parameter in parameters.items()}
         try:
             for name, parameter in parameters.items():

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from slimrl.errors import CheckpointError
 from slimrl.megatron.convert.family import rules_for
-from slimrl.megatron.convert.place import join_shares, local_rules, num_shares, take_share
+from slimrl.megatron.convert.place import join_shares, local_name, local_rules, num_shares, take_share
 from slimrl.megatron.convert.rule import Rule
 from slimrl.megatron.convert.weights import load_weights
+from slimrl.megatron.lora import adapters_of
 from slimrl.megatron.model import PackedGpt, place_of
 from slimrl.megatron.parallel import Parallel
 from slimrl.megatron.shape import ModelShape
@@ -32,8 +34,11 @@ class Owner:
 class Shards:
     """This process's parameters; wholes come together in the first process, one at a time."""
 
-    def __init__(self, chunks: Sequence[PackedGpt], shape: ModelShape, parallel: Parallel) -> None:
+    def __init__(
+        self, chunks: Sequence[PackedGpt], shape: ModelShape, parallel: Parallel, adapters: Sequence[Rule] = ()
+    ) -> None:
         self._shape = shape
+        self._adapter_rules = adapters
         self._rank = parallel.rank
         self._chunks = [(dict(chunk.named_parameters()), place_of(chunk)) for chunk in chunks]
         self._place = self._chunks[0][1]
@@ -43,12 +48,41 @@ class Shards:
             for name, rule in local_rules(shape, place)
         }
         """What this process has of each of the model's parameters, by the name in the whole model."""
+        for parameters, place in self._chunks:
+            for rule in adapters:
+                if rule.layer in (place.layers or ()):
+                    self.own[rule.megatron] = (rule, parameters[local_name(rule, shape, place)])
+        self.adapters = {
+            name: adapter
+            for chunk, (_, place) in zip(chunks, self._chunks, strict=True)
+            for name, adapter in adapters_of(chunk, shape, place)
+        }
+        """The adapters of this process by the weight that each changes."""
         self._owners = self._find_owners(parallel)
 
     def load(self, reader: TensorReader) -> None:
         """Fill the parameters from a checkpoint; see `load_weights`."""
         for parameters, place in self._chunks:
             load_weights(parameters, reader, self._shape, place)
+
+    @torch.no_grad()
+    def load_adapters(self, reader: TensorReader, prefix: str) -> None:
+        """Fill the adapters from a folder of PEFT's; raises CheckpointError when it is of other adapters."""
+        expected = {f"{prefix}{rule.hf[0]}" for rule in self._adapter_rules}
+        if different := sorted(expected ^ reader.names()):
+            raise CheckpointError(
+                f"{reader.folder} holds other adapters, {different[0]} is not in both; resume with the "
+                "--lora-target-modules it was saved with"
+            )
+        for rule in self._adapter_rules:
+            if rule.megatron in self.own:
+                parameter, stored = self.own[rule.megatron][1], reader.read(f"{prefix}{rule.hf[0]}")
+                if stored.shape != parameter.shape:
+                    raise CheckpointError(
+                        f"{reader.folder}: {rule.hf[0]} is {tuple(stored.shape)}, this run makes it "
+                        f"{tuple(parameter.shape)}; resume with the --lora-rank it was saved with"
+                    )
+                parameter.copy_(stored)
 
     def take_share(self, whole: Tensor, rule: Rule) -> Tensor:
         """What this process has of a whole parameter, or of a number for each of its elements."""
@@ -57,17 +91,29 @@ class Shards:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of a Hugging Face checkpoint by name, in the first process; the others only give their shares.
 
-        All processes must go through it to the end. Tensors may be views of parameters.
+        All processes must go through it to the end. Tensors may be views of parameters; adapters are merged.
         """
         for rule in rules_for(self._shape):
             parameter = self.own[rule.megatron][1].detach() if rule.megatron in self.own else None
+            if parameter is not None and rule.megatron in self.adapters:
+                with torch.no_grad():
+                    parameter = self.adapters[rule.megatron].merged(parameter)
             whole = self.whole(rule, parameter)
             if whole is not None:
                 yield from zip(rule.hf, rule.split(whole, self._shape), strict=True)
 
+    def adapter_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The matrices of all adapters, as `weights` gives the weights."""
+        for rule in self._adapter_rules:
+            own = self.own[rule.megatron][1].detach() if rule.megatron in self.own else None
+            whole = self.whole(rule, own)
+            if whole is not None:
+                yield rule.hf[0], whole
+
     def trained_rules(self) -> list[Rule]:
         """The rules of the parameters that are trained, in the same order in every process."""
-        return [rule for rule in rules_for(self._shape) if self._owners[rule.megatron, 0].is_trained]
+        rules = [*rules_for(self._shape), *self._adapter_rules]
+        return [rule for rule in rules if self._owners[rule.megatron, 0].is_trained]
 
     def whole(self, rule: Rule, own: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
         """A parameter, or a number for each of its elements, from the shares of all processes; in the first only.

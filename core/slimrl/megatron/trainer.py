@@ -19,6 +19,7 @@ from slimrl.config.layout import KEEP_ALL, SINGLE, Layout, Recompute
 from slimrl.config.model import ModelConfig
 from slimrl.config.optimizer import OptimizerConfig, critic_optimizer
 from slimrl.config.perf import PerfConfig
+from slimrl.config.trained import ALL_PARAMETERS, TrainedConfig
 from slimrl.errors import CheckpointError, ConfigError
 from slimrl.estimator import estimate_of
 from slimrl.heap import return_free_pages
@@ -61,6 +62,7 @@ class MegatronTrainer:
         optimizer: OptimizerConfig,
         perf: PerfConfig,
         *,
+        trained: TrainedConfig = ALL_PARAMETERS,
         num_steps_per_rollout: int,
         global_batch_size: int,
         total_steps: int,
@@ -85,6 +87,8 @@ class MegatronTrainer:
         self._grpo = grpo
         self._optimizer_config = optimizer
         self._total_steps = total_steps - grpo.num_critic_only_steps * num_steps_per_rollout
+        self._trained = trained
+        self._seed = seed
         self._estimate = estimate_of(advantage, grpo.advantage_estimator)
         self._postprocess = postprocess
         self._transport = transport
@@ -99,18 +103,23 @@ class MegatronTrainer:
         if problems := check_model_flags(model, config):
             raise ConfigError(problems)
         self._shape = model_shape(config)
+        assert trained.lora_rank is None or layout.tensor_size == 1, "checked with the configuration"
 
         prepare_megatron(self._device)
         # Importing Megatron is slow, and these modules do.
         from slimrl.megatron.critic import Critic
-        from slimrl.megatron.model import build_chunks
+        from slimrl.megatron.lora import adapter_rules, add_adapters, freeze
+        from slimrl.megatron.model import build_chunks, place_of
         from slimrl.megatron.optimizer import ModelOptimizer
         from slimrl.megatron.rollout_step import RolloutSteps
         from slimrl.megatron.shards import Shards
 
         self._parallel = init_parallel(self._device, seed, layout, rank, meeting)
         self._chunks = build_chunks(self._shape, layout, recompute, device=self._device, dtype=self._dtype)
-        self._shards = Shards(self._chunks, self._shape, self._parallel)
+        for chunk in self._chunks:
+            freeze(chunk, self._shape, place_of(chunk), trained)
+            add_adapters(chunk, self._shape, place_of(chunk), trained)
+        self._shards = Shards(self._chunks, self._shape, self._parallel, adapter_rules(self._shape, trained))
         self._optimizer = ModelOptimizer(self._chunks, self._shards, optimizer, is_shared=layout.shares_optimizer)
         traits = advantage_traits_of(advantage)
         self._critic: Critic | None = None
@@ -147,12 +156,22 @@ class MegatronTrainer:
         None starts training from --ref-load, else --hf-checkpoint. Raises CheckpointError when a checkpoint is
         incomplete or does not fit the model.
         """
-        start = checkpoint or self._ckpt.ref_load or self._source
-        self._load_weights(start)
+        base = self._ckpt.ref_load or self._source
+        start = checkpoint or base
+        if self._trained.lora_rank is None:
+            self._load_weights(start)
+        else:
+            self._load_weights(base)
+            self._load_adapters(checkpoint)
         self._optimizer.weights_changed()
         self._num_updates = 0
         if checkpoint is not None and files.is_trainer_checkpoint(checkpoint):
             state = files.read_state(checkpoint)
+            if (scale := state.get("lora_scale")) != self._lora_scale:
+                raise CheckpointError(
+                    f"checkpoint {checkpoint} was saved with adapters scaled by {scale}, this run scales them by "
+                    f"{self._lora_scale}; resume with the --lora-rank and --lora-alpha it was saved with"
+                )
             self._num_updates = int(state["num_updates"])
             if state["optimizer"] != self._optimizer_config.optimizer:
                 raise CheckpointError(
@@ -216,11 +235,12 @@ class MegatronTrainer:
         use_up(self.export_weights())
 
     def save(self, folder: Path) -> None:
-        """Write weights (as a Hugging Face checkpoint in model/), optimizer state, counters and random states.
+        """Write weights (as a Hugging Face checkpoint in model/, or adapters as PEFT has them in adapter/), optimizer
+        state, counters and random states.
 
         The files are those of one process, whatever the layout.
         """
-        weights, optimizer = self.export_weights(), None if self._ckpt.no_save_optim else self._optimizer.state()
+        weights, optimizer = self._saved_weights(), None if self._ckpt.no_save_optim else self._optimizer.state()
         if self._parallel.rank == 0:
             files.save_checkpoint(
                 folder,
@@ -229,10 +249,12 @@ class MegatronTrainer:
                 state={
                     "num_updates": self._num_updates,
                     "optimizer": self._optimizer_config.optimizer,
+                    "lora_scale": self._lora_scale,
                     "random": random_state(),
                 },
                 source=self._source,
                 dtype=self._dtype,
+                adapter=self._peft_config(),
             )
         use_up(weights)
         use_up(optimizer or ())
@@ -240,14 +262,49 @@ class MegatronTrainer:
             self._critic.save(folder / files.CRITIC, with_optimizer=not self._ckpt.no_save_optim)
 
     def save_hf(self, folder: Path) -> None:
-        """Write the weights as a Hugging Face checkpoint into an existing, empty folder; of the first process only."""
-        files.save_hf_checkpoint(folder, weights=self.export_weights(), source=self._source, dtype=self._dtype)
+        """Write the weights as a Hugging Face checkpoint, or the adapters as PEFT has them, into an empty folder.
+
+        The other processes only give what they have of them.
+        """
+        weights, adapter = self._saved_weights(), self._peft_config()
+        if self._parallel.rank == 0 and adapter is None:
+            files.save_hf_checkpoint(folder, weights=weights, source=self._source, dtype=self._dtype)
+        elif self._parallel.rank == 0 and adapter is not None:
+            files.save_adapter(folder, weights=weights, config=adapter)
+        use_up(weights)
+
+    def _saved_weights(self) -> Iterator[tuple[str, Tensor]]:
+        return self.export_weights() if self._trained.lora_rank is None else self._shards.adapter_weights()
+
+    def _peft_config(self) -> Mapping[str, Any] | None:
+        if self._trained.lora_rank is None:
+            return None
+        from slimrl.megatron.lora import peft_config
+
+        return peft_config(str(self._ckpt.ref_load or self._source), self._shape, self._trained)
 
     def _learning_rate(self, update: int) -> float:
         return learning_rate(self._optimizer_config, update, self._total_steps)
 
     def _load_weights(self, folder: Path) -> None:
         self._shards.load(TensorReader(files.hf_folder(folder)))
+
+    @property
+    def _lora_scale(self) -> float | None:
+        return None if self._trained.lora_rank is None else self._trained.lora_scale
+
+    def _load_adapters(self, checkpoint: Path | None) -> None:
+        if checkpoint is None:
+            for adapter in self._shards.adapters.values():
+                adapter.start(self._seed)
+            return
+        folder = checkpoint / files.ADAPTER
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"checkpoint {checkpoint} was saved without --lora-rank; leave the flag out, or train adapters on its "
+                f"weights with --ref-load {checkpoint} and no --load"
+            )
+        self._shards.load_adapters(TensorReader(folder), files.PEFT_PREFIX)
 
     def _agreed(self, found: Advantages) -> Advantages:
         """The first process's: plans are made by them, and a function of the user's may not give the same twice."""
@@ -272,6 +329,15 @@ class MegatronTrainer:
         logger.info("the critic starts from %s", folder)
 
     def _load_reference(self, loaded: Path) -> None:
+        if self._shards.adapters:  # the model without them
+            self._steps.set_reference(
+                {
+                    name: torch.zeros_like(parameter)
+                    for name, (_, parameter) in self._shards.own.items()
+                    if ".adapter.lora_B." in name
+                }
+            )
+            return
         reference = self._ckpt.ref_load or self._source
         parameters = {name: parameter for name, (_, parameter) in self._shards.own.items()}
         current = {name: parameter.detach().clone() for name, parameter in parameters.items()}

@@ -58,7 +58,7 @@ def local_rules(shape: ModelShape, place: Place) -> Iterator[tuple[str, Rule]]:
             if place.has_output:
                 yield rule.megatron, rule
         elif rule.layer in layers and _has_expert(rule, shape, place):
-            yield _local_name(rule, shape, place, layers.start), rule
+            yield local_name(rule, shape, place), rule
 
 
 def take_share(whole: Tensor, rule: Rule, place: Place) -> Tensor:
@@ -108,7 +108,9 @@ def _has_expert(rule: Rule, shape: ModelShape, place: Place) -> bool:
     return rule.expert is None or rule.expert // _experts_of_rank(shape, place) == place.expert_rank
 
 
-def _local_name(rule: Rule, shape: ModelShape, place: Place, first_layer: int) -> str:
+def local_name(rule: Rule, shape: ModelShape, place: Place) -> str:
+    """The name of a layer's parameter at a place, where layers and experts count from 0."""
+    first_layer = place.layers.start if place.layers else 0
     name = rule.megatron.replace(f"layers.{rule.layer}.", f"layers.{(rule.layer or 0) - first_layer}.", 1)
     if rule.expert is None:
         return name
