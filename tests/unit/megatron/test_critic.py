@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +228,8 @@ def test_a_critic_is_gone_on_with_where_critic_load_names_its_checkpoint(
     first.train(make_batch(0))
     first.save(tmp_path)
     expected = first.train(make_batch(1)).metrics["critic/value_mean"]
-    for name, mean in (("critic_load", expected), ("ref_load", 0)):
-        ckpt = CkptConfig(hf_checkpoint=checkpoints["llama"], **{name: tmp_path})
+    start = CkptConfig(hf_checkpoint=checkpoints["llama"])
+    for ckpt, mean in ((replace(start, critic_load=tmp_path), expected), (replace(start, ref_load=tmp_path), 0)):
         trainer = make_trainer(checkpoints["llama"], ckpt=ckpt, advantage=ppo)
         assert trainer.train(make_batch(1)).metrics["critic/value_mean"] == mean
 
