@@ -137,7 +137,7 @@ def check_advantages(step: int, recorded: Mapping[int, float], batch: TrainBatch
 
 def check_training(step: int, row: Mapping[str, float], report: TrainReport, tolerance: Tolerance) -> Check:
     """Loss, gradient norm and the other metrics of the optimizer steps."""
-    names = [n for n in row if n.startswith("train/") and n in report.metrics and n not in OF_LAYOUT]
+    names = [n for n in row if n.startswith(("train/", "critic/")) and n in report.metrics and n not in OF_LAYOUT]
     return compare(step, "loss and gradient", _some(row, names), _some(report.metrics, names), tolerance)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +14,9 @@ from slimrl.rollout.insufficient import is_fallback
 from slimrl.rollout.loop import Filled
 from slimrl.rollout.unscored import metric_name, unscored_metrics
 from slimrl.types import Group, Sample, Status
+
+REPETITION_CHARS = 10_000
+"""Characters at the end of a response that are looked at for repetition; shorter responses are not."""
 
 
 def rollout_metrics(filled: Filled, version: int) -> dict[str, float]:
@@ -27,6 +31,7 @@ def rollout_metrics(filled: Filled, version: int) -> dict[str, float]:
         "rollout/response_len_min": lengths.min(),
         "rollout/response_len_max": lengths.max(),
         "rollout/truncated_ratio": np.mean([s.status is Status.TRUNCATED for s in samples]),
+        "rollout/repetition_ratio": np.mean([_repeats_itself(s.response) for s in samples]),
         "rollout/unscored_ratio": np.mean([s.value is None for s in samples]),
         "rollout/zero_std_groups": sum(_is_flat(group) for group in filled.kept),
         "rollout/continued_samples": sum(_is_continued(s) for s in samples),
@@ -92,6 +97,14 @@ def _components(groups: Sequence[Group]) -> dict[str, float]:
 def _is_continued(sample: Sample) -> bool:
     """Whether tokens of a sample are of different weights."""
     return bool(sample.tokens) and sample.weight_versions[0] != sample.weight_versions[-1]
+
+
+def _repeats_itself(response: str) -> bool:
+    """Whether the end of a long response is so repetitive that it can be written in a tenth of its length."""
+    if len(response) <= REPETITION_CHARS:
+        return False
+    end = response[-REPETITION_CHARS:].encode(errors="replace")
+    return len(zlib.compress(end)) * 10 < len(end)
 
 
 def _is_flat(group: Group) -> bool:

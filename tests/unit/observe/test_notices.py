@@ -55,6 +55,12 @@ def test_every_rule_has_a_series_that_goes_astray() -> None:
     assert ASTRAY.keys() == {rule.name for rule in RULES}
 
 
+def test_the_docs_list_every_warning_with_its_limit() -> None:
+    docs = (Path(__file__).parents[3] / "docs/metrics.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in docs.splitlines() if line.startswith("| `")}
+    assert all(f"{rule.limit:g}" in rows[rule.name] for rule in RULES)
+
+
 @pytest.mark.parametrize("pattern", [[1, 0] * 10, [1, 1, 0] * 7])
 def test_steps_that_go_astray_now_and_then_are_no_warning(pattern: Sequence[int]) -> None:
     rows = [CALM | ASTRAY["truncation"][0] if bad else CALM for bad in pattern]

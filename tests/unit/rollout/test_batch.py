@@ -52,3 +52,17 @@ def test_the_age_of_tokens_is_told_as_a_histogram_of_those_that_are_trained() ->
     assert shares == [0.5, 0.25, 0.25]
     assert metrics["rollout/staleness_mean"] == 0.75
     assert metrics["rollout/staleness_max"] == 2
+
+
+def test_lengths_rewards_and_repetition_of_a_batch_are_told() -> None:
+    texts = ["ab " * 4000, "".join(chr(97 + i * i % 23 + i // 7 % 3) for i in range(9000)), "short", "x"]
+    made = []
+    for i, text in enumerate(texts):
+        sample = Sample(0, i, i, "p", [1], response=text, status=Status.COMPLETED, score=Score.scored(i / 4))
+        sample.append([5] * (i * i + 1), [-0.5] * (i * i + 1), [0] * (i * i + 1))
+        made.append(sample)
+    metrics = rollout_metrics(Filled(kept=[Group(0, made, Verdict(True))]), version=0)
+    lengths = [metrics[f"rollout/response_len_{name}"] for name in ("mean", "median", "min", "max")]
+    assert lengths == [18 / 4, 3.5, 1, 10]
+    assert [metrics[f"rollout/reward_{name}"] for name in ("min", "max")] == [0, 0.75]
+    assert metrics["rollout/repetition_ratio"] == 1 / 4
