@@ -20,6 +20,7 @@ from slimrl.errors import TrainError
 from slimrl.megatron.advantages import Advantages, Known
 from slimrl.megatron.critic import Critic, ValueTargets
 from slimrl.megatron.flops import forward_flops, speed_metrics
+from slimrl.megatron.functions import CustomLoss, TrainFunctions
 from slimrl.megatron.loss import StepLoss, sft_step_loss
 from slimrl.megatron.metrics import check_finite, step_metrics, summarise
 from slimrl.megatron.micro_batch import MicroBatch, Pack, TokenArrays, TrainedSample, build_pack, trained_samples
@@ -32,6 +33,7 @@ from slimrl.traits import AdvantageTraits
 from slimrl.types import TrainBatch
 
 MAX_TOKENS = 8192
+NO_FUNCTIONS = TrainFunctions()
 
 
 Estimate = Callable[[Known], Advantages]
@@ -77,6 +79,7 @@ class RolloutSteps:
         rollouts_per_step: int,
         device: torch.device,
         critic: Critic | None = None,
+        functions: TrainFunctions = NO_FUNCTIONS,
     ) -> None:
         self.num_steps = num_steps
         self._optimizer = optimizer
@@ -88,10 +91,16 @@ class RolloutSteps:
         self._device = device
         self._critic = critic
         self._is_sft = grpo.loss_type == "sft_loss"
-        self._loss: Loss = sft_step_loss if self._is_sft else StepLoss(grpo, traits.policy_loss)
+        self._loss: Loss = sft_step_loss if self._is_sft else StepLoss(grpo, traits.policy_loss, functions.tis)
+        is_custom = functions.loss is not None
+        if functions.loss is not None:
+            self._loss = CustomLoss(functions.loss)
+        self._every_sample = is_custom or grpo.use_kl_loss or grpo.entropy_coef != 0
         self._tokens_per_rollout = max_response_len if traits.divides_by_max_length else None
         self._reference: Mapping[str, Tensor] | None = None
-        reader = log_prob_reader(parallel, temperature=temperature, entropy_has_grad=grpo.entropy_coef != 0)
+        reader = log_prob_reader(
+            parallel, temperature=temperature, entropy_has_grad=grpo.entropy_coef != 0 or is_custom
+        )
         self._passes = Passes(optimizer.chunks, parallel, reader)
 
     def set_reference(self, weights: Mapping[str, Tensor]) -> None:
@@ -154,13 +163,12 @@ class RolloutSteps:
         return speed_metrics(flops, sum(lengths), seconds, name, self._parallel.layout.world_size)
 
     def _plan(self, batch: TrainBatch, advantages: NDArray[np.float32], samples: Sequence[TrainedSample]) -> list[Step]:
-        everything = self._grpo.use_kl_loss or self._grpo.entropy_coef != 0
         steps = []
         for members in self._members_per_step(batch):
             computed = [
                 i
                 for i in members.tolist()
-                if len(samples[i].targets) and (everything or advantages[samples[i].places].any())
+                if len(samples[i].targets) and (self._every_sample or advantages[samples[i].places].any())
             ]
             packs = self._packs(batch, samples, computed, *_limits(self._perf))
             steps.append(Step(packs, computed, len(members)))
@@ -269,8 +277,8 @@ class RolloutSteps:
         needs_reference = reference is None and self._grpo.use_kl_loss
         if needs_old or needs_reference:
             packs = self._log_prob_packs(batch, samples, steps)
-            old = self._log_probs(packs, size) if needs_old else old
-            reference = self._reference_log_probs(packs, size) if needs_reference else reference
+            old = self._of_own_samples(self._log_probs(packs, size)) if needs_old else old
+            reference = self._of_own_samples(self._reference_log_probs(packs, size)) if needs_reference else reference
         return TokenArrays(
             advantages=self._on_device(advantages),
             weights=self._weights(batch).to(self._device),
@@ -278,6 +286,10 @@ class RolloutSteps:
             old_log_probs=engine if self._grpo.use_rollout_logprobs else old,
             ref_log_probs=reference,
         )
+
+    def _of_own_samples(self, flat: Tensor) -> Tensor:
+        """Log-probs of the samples that this process trains: packs of their own may give them to another."""
+        return flat if _log_prob_limits(self._perf) == _limits(self._perf) else self._parallel.add_up(flat)
 
     def _log_prob_packs(self, batch: TrainBatch, samples: Sequence[TrainedSample], steps: Sequence[Step]) -> list[Pack]:
         """The steps' own packs, or larger ones where passes without gradients may have more tokens."""

@@ -1,0 +1,299 @@
+"""Trainers of several processes against one of a single process: losses, gradient norms, weights, checkpoints.
+
+Process start is what takes time, so one launch for each number of processes trains all its cases. The processes run
+this file as a script.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
+from slimrl.config.layout import KEEP_ALL, Layout, Recompute
+from slimrl.megatron.tensor_files import TensorReader
+from slimrl.megatron.trainer import MegatronTrainer
+from slimrl.types import TrainBatch
+
+WATCHED = ("train/loss", "train/grad_norm", "train/entropy", "train/kl_loss")
+FULL, SELECTIVE = Recompute("full", "uniform", 1), Recompute("selective")
+STATIC = PerfConfig(micro_batch_size=3)
+DYNAMIC = PerfConfig(use_dynamic_batch_size=True, max_tokens_per_gpu=48)
+BALANCED = replace(DYNAMIC, balance_data=True, balance_by_flops=True, log_probs_max_tokens_per_gpu=80)
+KL_IN_LOSS = GrpoConfig(use_kl_loss=True, kl_loss_coef=0.1, entropy_coef=0.01)
+KL_IN_REWARDS = GrpoConfig(kl_coef=0.1, calculate_per_token_loss=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layout and what is trained on it."""
+
+    layout: Layout
+    model: str = "dense"
+    perf: PerfConfig = DYNAMIC
+    grpo: GrpoConfig = KL_IN_LOSS
+    recompute: Recompute = KEEP_ALL
+    is_resumed: bool = False
+    """Whether its checkpoint is loaded by one process, and that of one process here."""
+
+
+CASES: Mapping[int, Mapping[str, Case]] = {
+    2: {
+        "dp2": Case(Layout(2), perf=STATIC, recompute=SELECTIVE),
+        "dp2 balanced, distributed optimizer": Case(Layout(2, shares_optimizer=True), perf=BALANCED, is_resumed=True),
+        "dp2, kl in the rewards": Case(Layout(2), grpo=KL_IN_REWARDS),
+        "tp2": Case(Layout(2, tensor_size=2), grpo=KL_IN_REWARDS),
+        "tp2 sp": Case(Layout(2, tensor_size=2, is_sequence_parallel=True), is_resumed=True),
+        "pp2": Case(Layout(2, pipeline_size=2), perf=STATIC),
+        "vpp2": Case(Layout(2, pipeline_size=2, chunks_per_stage=2), is_resumed=True),
+        "cp2": Case(Layout(2, context_size=2), recompute=FULL),
+        "ep2": Case(Layout(2, expert_size=2), model="experts"),
+    },
+    4: {
+        "tp2 pp2 sp, full recompute": Case(
+            Layout(4, tensor_size=2, pipeline_size=2, is_sequence_parallel=True), recompute=FULL
+        ),
+        "cp2 tp2": Case(Layout(4, context_size=2, tensor_size=2)),
+        "tp2 sp ep2, distributed optimizer": Case(
+            Layout(4, tensor_size=2, expert_size=2, is_sequence_parallel=True, shares_optimizer=True),
+            model="experts",
+            is_resumed=True,
+        ),
+    },
+}
+
+
+@dataclass
+class Kept:
+    """A transport that keeps the weights."""
+
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def publish(self, weights: Any, version: int) -> None:
+        self.weights = {name: tensor.clone() for name, tensor in weights}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out of a case."""
+
+    steps: list[dict[str, float]]
+    resumed: list[dict[str, float]]
+    """The step after the single process's checkpoint."""
+    weights: Mapping[str, torch.Tensor]
+    checkpoint: Path
+
+
+def centred(rewards: np.ndarray, group_ids: np.ndarray) -> np.ndarray:
+    means = np.bincount(group_ids, rewards) / np.bincount(group_ids)
+    return rewards - means[group_ids]
+
+
+def make(case: Case, models: Path, rank: int = 0, meeting: Path | None = None) -> MegatronTrainer:
+    trainer = MegatronTrainer(
+        CkptConfig(hf_checkpoint=models / case.model),
+        ModelConfig(),
+        0.8,
+        case.grpo,
+        OptimizerConfig(lr=1e-3, weight_decay=0.1, adam_beta2=0.95, clip_grad=0.5),
+        case.perf,
+        num_steps_per_rollout=2,
+        global_batch_size=64,
+        total_steps=10,
+        advantage=centred,
+        transport=Kept(),
+        device="cpu",
+        dtype="float32",
+        layout=case.layout,
+        recompute=case.recompute,
+        rank=rank,
+        meeting=meeting,
+    )
+    trainer.load(None)
+    return trainer
+
+
+def watched(trainer: MegatronTrainer, batches: list[TrainBatch]) -> list[dict[str, float]]:
+    reports = [trainer.train(batch).metrics for batch in batches]
+    return [{name: report[name] for name in WATCHED if name in report} for report in reports]
+
+
+def train_cases(folder: Path, rank: int, world_size: int) -> None:
+    """What each process does: everything of every case, at the same time as the others."""
+    torch.set_num_threads(1)
+    *batches, last = pickle.loads((folder / "batches").read_bytes())  # noqa: S301  # the test wrote it
+    for name, case in CASES[world_size].items():
+        trainer = make(case, folder / "models", rank, folder / f"meeting{world_size}")
+        results = {"steps": watched(trainer, batches)}
+        if rank == 0:
+            trainer.publish(1)
+            torch.save(trainer._transport.weights, folder / f"{name}.weights")  # type: ignore[union-attr]
+            (folder / name).mkdir()
+        else:
+            trainer.give_weights()
+        trainer.save(folder / name)
+        if case.is_resumed:
+            trainer.load(folder / "single" / case.model)
+            results["resumed"] = watched(trainer, [last])
+        (folder / f"{name}.{rank}").write_text(json.dumps(results))
+        from megatron.core import parallel_state
+
+        parallel_state.destroy_model_parallel()
+
+
+def save_models(folder: Path) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    shape: dict[str, Any] = {
+        "vocab_size": 83,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+    }
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": True}
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    models = {
+        "dense": Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True)),
+        "experts": Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts, tie_word_embeddings=False)),
+    }
+    for name, model in models.items():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.data.uniform_(0.5, 1.5)
+            else:
+                parameter.data.normal_(0, 0.15)
+        model.save_pretrained(folder / name)
+    torch.set_rng_state(state)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_batch: Callable[..., TrainBatch]) -> Path:
+    folder = tmp_path_factory.mktemp("parallel")
+    save_models(folder / "models")
+    (folder / "batches").write_bytes(pickle.dumps([make_batch(seed=seed) for seed in range(4)]))
+    (folder / "single").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def single(folder: Path) -> dict[tuple[str, str], Trained]:
+    """What one process makes of each model and loss; its checkpoints are there before the others look for them."""
+    results = {}
+    *batches, last = pickle.loads((folder / "batches").read_bytes())  # noqa: S301
+    for model, kind, grpo in (
+        ("dense", "loss", KL_IN_LOSS),
+        ("experts", "loss", KL_IN_LOSS),
+        ("dense", "rewards", KL_IN_REWARDS),
+    ):
+        trainer = make(Case(Layout(), model, grpo=grpo), folder / "models")
+        steps = watched(trainer, batches)
+        trainer.publish(1)
+        checkpoint = folder / "single" / (model if kind == "loss" else kind)
+        checkpoint.mkdir()
+        trainer.save(checkpoint)
+        weights = trainer._transport.weights  # type: ignore[union-attr]
+        results[model, kind] = Trained(steps, watched(trainer, [last]), weights, checkpoint)
+    return results
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
+def launched(
+    request: pytest.FixtureRequest, folder: Path, single: dict[tuple[str, str], Trained]
+) -> dict[str, list[Trained]]:
+    """Of each case what every process reports; the weights are those of the first."""
+    size = request.param
+    command = [sys.executable, "-W", "ignore", __file__, str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    logs = [folder / f"log{size}-{rank}" for rank in range(size)]
+    processes = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as output:
+            processes.append(
+                subprocess.Popen([*command, str(rank), str(size)], env=environment, stdout=output, stderr=output)
+            )
+    try:
+        end = time.monotonic() + 240
+        while any(process.poll() is None for process in processes) and time.monotonic() < end:
+            if any(process.poll() for process in processes):
+                break  # the others wait for it
+            time.sleep(0.1)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert not any(process.returncode for process in processes), "\n".join(log.read_text()[-3000:] for log in logs)
+    found = {}
+    for name in CASES[size]:
+        weights = torch.load(folder / f"{name}.weights")
+        reports = [json.loads((folder / f"{name}.{rank}").read_text()) for rank in range(size)]
+        found[name] = [
+            Trained(report["steps"], report.get("resumed", []), weights, folder / name) for report in reports
+        ]
+    return found
+
+
+def reference(case: Case, single: dict[tuple[str, str], Trained]) -> Trained:
+    return single[case.model, "loss" if case.grpo is KL_IN_LOSS else "rewards"]
+
+
+def cases_of(launched: dict[str, list[Trained]]) -> list[tuple[str, Case]]:
+    return [(name, case) for cases in CASES.values() for name, case in cases.items() if name in launched]
+
+
+@pytest.mark.timeout(400)
+def test_losses_and_gradient_norms_are_those_of_one_process(
+    launched: dict[str, list[Trained]], single: dict[tuple[str, str], Trained]
+) -> None:
+    for name, case in cases_of(launched):
+        expected = reference(case, single).steps
+        for trained in launched[name]:
+            for step, wanted in zip(trained.steps, expected, strict=True):
+                assert step == pytest.approx(wanted, rel=1e-5, abs=1e-5), name
+
+
+def test_weights_are_put_together_from_all_processes(
+    launched: dict[str, list[Trained]], single: dict[tuple[str, str], Trained]
+) -> None:
+    for name, case in cases_of(launched):
+        weights, expected = launched[name][0].weights, reference(case, single).weights
+        assert list(weights) == list(expected), name
+        for tensor, wanted in expected.items():
+            torch.testing.assert_close(weights[tensor], wanted, rtol=1e-3, atol=2e-4, msg=f"{name}: {tensor}")
+
+
+def test_a_checkpoint_goes_on_at_another_layout(
+    launched: dict[str, list[Trained]], single: dict[tuple[str, str], Trained], folder: Path
+) -> None:
+    *_, last = pickle.loads((folder / "batches").read_bytes())  # noqa: S301
+    for name, case in cases_of(launched):
+        if not case.is_resumed:
+            continue
+        expected = reference(case, single)
+        assert TensorReader(launched[name][0].checkpoint).names() == TensorReader(expected.checkpoint).names()
+        trainer = make(replace(case, layout=Layout(), perf=DYNAMIC), folder / "models")
+        trainer.load(launched[name][0].checkpoint)
+        (here,) = watched(trainer, [last])
+        assert here == pytest.approx(expected.resumed[0], rel=1e-3, abs=1e-4), name
+        for trained in launched[name]:
+            assert trained.resumed[0] == pytest.approx(expected.resumed[0], rel=1e-4, abs=1e-5), name
+
+
+if __name__ == "__main__":
+    train_cases(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
