@@ -133,6 +133,8 @@ def _resolved(run: RunDir, words: Sequence[str], registry: Registry) -> Job:
         raise UsageError(f"--step {flags.step}: the run has the steps {min(steps)} to {max(steps)}")
     if flags.catch_up and not flags.model:
         raise UsageError("--catch-up has no effect with --no-model; leave one out")
+    if flags.num_threads is not None and not flags.model:
+        raise UsageError("--num-threads has no effect with --no-model; leave one out")
     if flags.num_threads is not None and flags.num_threads < 1:
         raise UsageError(f"--num-threads {flags.num_threads} must be at least 1")
     if flags.rm_timeout is not None and flags.rm_timeout <= 0:
