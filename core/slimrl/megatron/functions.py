@@ -1,0 +1,140 @@
+"""Functions of the user's in the trainer: advantages, importance weights and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from slimrl.estimator import Estimate, estimate_of
+from slimrl.protocols import Advantage, TokenAdvantage
+from slimrl.registry.plugin_set import PluginSet
+from slimrl.registry.run_hook import RunHookFunction
+from slimrl.types import LossTokens
+
+if TYPE_CHECKING:  # they import Megatron, which has to be prepared first
+    from slimrl.megatron.logprob import TokenLogProbs
+    from slimrl.megatron.micro_batch import MicroBatch
+
+OWN = "own/"
+"""Before the names of sums that are metrics of a function of the user's."""
+
+
+@dataclass(frozen=True)
+class TrainFunctions:
+    """Those that a run names; None for what slimrl does itself."""
+
+    advantage: RunHookFunction | None = None
+    tis: RunHookFunction | None = None
+    loss: RunHookFunction | None = None
+    postprocess: RunHookFunction | None = None
+
+    @classmethod
+    def of(cls, plugins: PluginSet) -> Self:
+        """The ones that a run resolved."""
+        return cls(
+            plugins.hook("custom_advantage"),
+            plugins.hook("custom_tis"),
+            plugins.hook("custom_loss"),
+            plugins.hook("data_postprocess"),
+        )
+
+    def estimate(self, estimator: Advantage | TokenAdvantage, name: str) -> Estimate:
+        """The estimator called `name`, or a function of the user's of our shape in its place."""
+        function = self.advantage
+        if function is None or function.is_slime:
+            return estimate_of(estimator, name)
+        return estimate_of(lambda rollout: function(rollout), function.name)
+
+
+@dataclass(frozen=True)
+class CustomLoss:
+    """A loss of the user's, one value a token; slimrl makes the step's mean of it, however the step is cut up."""
+
+    function: RunHookFunction
+
+    def __call__(self, current: TokenLogProbs, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The micro-batch's part of the step's loss, and sums to make metrics of."""
+        tokens, weights = batch.tokens, batch.tokens.weights
+        detached = current.log_probs.detach()
+        old = detached if tokens.old_log_probs is None else tokens.old_log_probs
+        returned = self.function(
+            LossTokens(
+                log_probs=current.log_probs,
+                entropy=current.entropy,
+                old_log_probs=old,
+                rollout_log_probs=tokens.engine_log_probs,
+                ref_log_probs=tokens.ref_log_probs,
+                advantages=tokens.advantages,
+                lengths=batch.pack.lengths,
+            )
+        )
+        values, metrics = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, {})
+        values = per_token(self.function, "a loss", values, len(batch))
+        loss = torch.dot(weights, values)
+        mismatch = (old - tokens.engine_log_probs).abs()
+        sums = {
+            "loss": loss.detach(),
+            "policy": loss.detach(),
+            "entropy": torch.dot(weights, current.entropy.detach()),
+            "ppo_kl": torch.dot(weights, old - detached),
+            "weight": weights.sum(),
+            "mismatch": mismatch.sum(),
+            "mismatch_max": mismatch.max(),
+            "tokens": torch.tensor(float(len(batch))),
+        }
+        return loss, sums | own_sums(self.function, metrics, weights)
+
+
+def custom_weights(
+    function: RunHookFunction, policy_loss: Tensor, log_probs: Tensor, batch: MicroBatch
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The policy loss weighted by a function of the user's, which tokens stay in the loss, and sums of its metrics.
+
+    slime's function sees the trained tokens alone: its masks are ones, and its lengths are theirs.
+    """
+    engine, count = batch.tokens.engine_log_probs, len(batch)
+    if not function.is_slime:
+        found = per_token(function, "importance weights", function(log_probs, engine, batch.pack.lengths), count)
+        return policy_loss * found.detach(), torch.ones_like(found), {}
+    lengths = batch.pack.lengths.tolist()
+    returned = function(
+        function.args,
+        pg_loss=policy_loss,
+        train_log_probs=list(log_probs.split_with_sizes(lengths)),
+        rollout_log_probs=list(engine.split_with_sizes(lengths)),
+        loss_masks=list(torch.ones_like(engine).split_with_sizes(lengths)),
+        total_lengths=lengths,
+        response_lengths=lengths,
+    )
+    if not isinstance(returned, tuple) or len(returned) != 3:
+        raise function.broke("returned something else than three: the policy loss, masks and metrics")
+    value = per_token(function, "a policy loss", returned[0], count)
+    kept = per_token(function, "masks", _joined(returned[1]), count)
+    metrics = {name: _joined(numbers) for name, numbers in dict(returned[2]).items()}
+    return value, (kept > 0).to(value.dtype), own_sums(function, metrics, batch.tokens.weights)
+
+
+def per_token(function: RunHookFunction, what: str, values: Any, count: int) -> Tensor:  # Any: a user's
+    """What a function returned, checked to be a tensor of one finite number a token."""
+    if not isinstance(values, Tensor) or values.shape != (count,):
+        gave = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise function.broke(f"returned {what} of {gave} for {count} tokens; it returns a tensor of one number each")
+    if not torch.isfinite(values.detach()).all():
+        raise function.broke(f"returned {what} that is not finite")
+    return values
+
+
+def own_sums(function: RunHookFunction, metrics: Mapping[str, Any], weights: Tensor) -> dict[str, Tensor]:
+    """Sums of metrics that a function gave, each a tensor of one number a token."""
+    checked = {
+        name: per_token(function, f"the metric {name!r}", values, len(weights)) for name, values in metrics.items()
+    }
+    return {OWN + name: torch.dot(weights, values.detach().to(weights.dtype)) for name, values in checked.items()}
+
+
+def _joined(parts: Any) -> Any:  # Any: a user's list or tensor
+    return torch.cat([part.flatten() for part in parts]) if isinstance(parts, list | tuple) else parts

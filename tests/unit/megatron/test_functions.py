@@ -1,0 +1,123 @@
+"""Functions of the user's in the trainer: each replaces what slimrl does, and equals it where it does the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from slimrl import AdvantageInput
+from slimrl.config import GrpoConfig, PerfConfig
+from slimrl.errors import RolloutError
+from slimrl.megatron.functions import TrainFunctions
+from slimrl.megatron.trainer import MegatronTrainer
+from slimrl.registry import Options, RunHookFunction
+from slimrl.registry.adapt import adapt
+from slimrl.registry.kinds import RunHook
+from slimrl.registry.resolve import Resolved
+from slimrl.types import LossTokens, TrainBatch, TrainReport
+
+Train = Callable[..., TrainReport]
+
+
+def hook(kind: RunHook, function: Any) -> RunHookFunction:
+    adapted = adapt(kind, function, "mine.py:f")
+    resolved = Resolved(
+        *(kind, "mine.py:f", "f", None, None, None, "", adapted.shape, adapted.is_async, None, False, adapted.bind)
+    )
+    return RunHookFunction(resolved, Options([GrpoConfig(gamma=0.5)]))
+
+
+@pytest.fixture
+def train(
+    checkpoints: dict[str, Path], make_trainer: Callable[..., MegatronTrainer], make_batch: Callable[..., TrainBatch]
+) -> Train:
+    """One rollout of a fresh trainer with some functions."""
+
+    def run(grpo: GrpoConfig, functions: dict[str, Any] | None = None, **perf: Any) -> TrainReport:
+        made = TrainFunctions(**{name: hook(f"custom_{name}", f) for name, f in (functions or {}).items()})  # type: ignore[arg-type]
+        trainer = make_trainer(checkpoints["llama"], grpo=grpo, functions=made, perf=PerfConfig(**perf))
+        return trainer.train(make_batch())
+
+    return run
+
+
+def assert_same(one: TrainReport, other: TrainReport) -> None:
+    for name in ("train/loss", "train/grad_norm"):
+        assert one.metrics[name] == pytest.approx(other.metrics[name], rel=1e-4), name
+
+
+def test_an_advantage_function_takes_the_estimators_place(train: Train) -> None:
+    def twice(rollout: AdvantageInput) -> Any:
+        return rollout.rewards * 2
+
+    def twice_in_slime(args: Any, rollout_data: dict[str, Any]) -> None:
+        lengths = rollout_data["response_lengths"]
+        factor = args.gamma * 4
+        rollout_data["advantages"] = [
+            torch.full((n,), r * factor) for n, r in zip(lengths, rollout_data["rewards"], strict=True)
+        ]
+
+    plain = train(GrpoConfig())
+    for function in (twice, twice_in_slime):
+        report = train(GrpoConfig(), {"advantage": function})
+        np.testing.assert_allclose(report.advantages, plain.advantages * 2, rtol=1e-5)
+
+
+def test_a_weight_function_that_truncates_is_truncated_importance_sampling(train: Train) -> None:
+    def ours(log_probs: Any, rollout_log_probs: Any, lengths: Any) -> Any:
+        assert int(lengths.sum()) == len(log_probs)
+        return (log_probs - rollout_log_probs).exp().clamp(0, 2)
+
+    def slimes(
+        args: Any, *, pg_loss: Any, train_log_probs: Any, rollout_log_probs: Any, loss_masks: Any, **kwargs: Any
+    ) -> Any:
+        assert {*kwargs} == {"total_lengths", "response_lengths"}
+        weights = (torch.cat(train_log_probs) - torch.cat(rollout_log_probs)).exp().clamp(0, 2)
+        return pg_loss * weights, loss_masks, {"my_weight": weights}
+
+    plain = train(GrpoConfig(use_tis=True))
+    for function in (ours, slimes):
+        report = train(GrpoConfig(use_tis=True), {"tis": function})
+        assert_same(report, plain)
+    assert 0 < report.metrics["train/my_weight"] <= 2
+
+
+def test_a_token_that_a_weight_function_masks_is_in_no_term_of_the_loss(train: Train) -> None:
+    def nothing(args: Any, pg_loss: Any, loss_masks: Any, **kwargs: Any) -> Any:
+        return pg_loss, [mask * 0 for mask in loss_masks], {}
+
+    report = train(GrpoConfig(use_tis=True), {"tis": nothing})
+    assert (report.metrics["train/loss"], report.metrics["train/grad_norm"]) == (0, 0)
+
+
+def test_a_loss_function_is_averaged_however_a_step_is_cut_up(train: Train) -> None:
+    def loss(tokens: LossTokens) -> Any:
+        ratio = (tokens.log_probs - tokens.old_log_probs).exp()
+        clipped = ratio.clamp(0.8, 1.2)
+        value = -torch.minimum(ratio * tokens.advantages, clipped * tokens.advantages) - 0.1 * tokens.entropy
+        return value, {"ratio": ratio.detach()}
+
+    own = GrpoConfig(loss_type="custom_loss")
+    whole = train(own, {"loss": loss})
+    assert_same(whole, train(GrpoConfig(entropy_coef=0.1)))
+    assert_same(train(own, {"loss": loss}, micro_batch_size=3), whole)
+    assert whole.metrics["train/ratio"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "said"),
+    [
+        ("loss", lambda tokens: tokens.log_probs.sum(), r"loss function 'mine.py:f' returned a loss of shape \(\) for"),
+        ("loss", lambda tokens: tokens.log_probs / 0, "returned a loss that is not finite"),
+        ("tis", lambda a, b, lengths: [1.0], "returned importance weights of list for"),
+    ],
+)
+def test_a_function_that_breaks_its_contract_is_named(train: Train, kind: str, function: Any, said: str) -> None:
+    grpo = GrpoConfig(loss_type="custom_loss") if kind == "loss" else GrpoConfig(use_tis=True)
+    with pytest.raises(RolloutError, match=said):
+        train(grpo, {kind: function})
