@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from slimrl.estimator import estimate_of
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.batch import make_batch
 from slimrl.rollout.hooks import RolloutHooks
@@ -162,15 +161,17 @@ def kept_groups(groups: Sequence[Group]) -> list[Group]:
 def advantages_without_model(batch: TrainBatch, plugins: PluginSet, grpo: GrpoConfig) -> list[float]:
     """The mean advantage of each sample; for an estimator that needs no log-probs of the model."""
     from slimrl.megatron.advantages import Known, advantages_of
+    from slimrl.megatron.functions import TrainFunctions
 
-    name = grpo.advantage_estimator
+    name, functions = grpo.advantage_estimator, TrainFunctions.of(plugins)
     found = advantages_of(
         batch,
-        estimate_of(plugins.advantage, name),
+        functions.estimate(plugins.advantage, name),
         Known(),
         name=name,
         normalize=grpo.normalize_advantages,
-        postprocess=plugins.hook("data_postprocess"),
+        function=functions.advantage,
+        postprocess=functions.postprocess,
     )
     return [float(value) for value in found.per_sample]
 

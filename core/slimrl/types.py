@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
 Message = Mapping[str, Any]
 """One OpenAI-style chat message: {"role": ..., "content": ...}."""
@@ -242,6 +243,28 @@ class Advantages:
     """[tokens] or [samples]"""
     returns: NDArray[np.float32] | None = None
     """[tokens] what the critic's values are trained towards."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossTokens:
+    """What a loss function of the user's sees: the trained tokens of some samples, each tensor [tokens].
+
+    Log-probs are natural. Gradients flow through `log_probs` and `entropy`.
+    """
+
+    log_probs: Tensor
+    """Of the policy as it is."""
+    entropy: Tensor
+    """Of the policy's next-token distribution, in nats."""
+    old_log_probs: Tensor
+    """Of the policy before the rollout's first optimizer step, or of the engine with --use-rollout-logprobs."""
+    rollout_log_probs: Tensor
+    """Of the engine."""
+    ref_log_probs: Tensor | None
+    """Of the reference model, with --use-kl-loss."""
+    advantages: Tensor
+    lengths: Tensor
+    """[samples] how many of the tokens are each sample's, in order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,10 @@ ABOUT: Final = (
 )
 COLUMNS: Final = ("step", "what", "compared", "different", "largest difference", "where")
 PLUGINS: Final[tuple[Kind, ...]] = ("dynamic_filter", "advantage")
-HOOKS: Final[tuple[RunHook, ...]] = ("reward_post_process", "train_data_converter", "data_postprocess")
+HOOKS: Final[tuple[RunHook, ...]] = (
+    *("reward_post_process", "train_data_converter", "data_postprocess"),
+    *("custom_advantage", "custom_tis", "custom_loss"),
+)
 """The functions that make a batch of groups, or advantages of it."""
 
 
@@ -269,6 +272,7 @@ class _NoEngines:
 
 def _make_trainer(job: Job) -> Any:  # a function without arguments, made where Megatron may be imported
     def make() -> MegatronTrainer:
+        from slimrl.megatron.functions import TrainFunctions
         from slimrl.megatron.trainer import MegatronTrainer
 
         c = job.config
@@ -288,7 +292,7 @@ def _make_trainer(job: Job) -> Any:  # a function without arguments, made where 
             total_steps=num_rollout * sizes.num_steps_per_rollout,
             max_response_len=c.rollout.rollout_max_response_len,
             advantage=job.plugins.advantage,
-            postprocess=job.plugins.hook("data_postprocess"),
+            functions=TrainFunctions.of(job.plugins),
             transport=_NoEngines(),
             device="cpu",
             dtype=_place(job)[1],

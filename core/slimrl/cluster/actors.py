@@ -272,6 +272,7 @@ def build_trainer(
     meeting: Path | None = None,
 ) -> MegatronTrainer:
     """The trainer of one process; those of several meet at a file."""
+    from slimrl.megatron.functions import TrainFunctions
     from slimrl.megatron.trainer import MegatronTrainer
 
     return MegatronTrainer(
@@ -287,7 +288,7 @@ def build_trainer(
         total_steps=s.total_steps,
         max_response_len=s.max_response_len,
         advantage=plugins.advantage,
-        postprocess=plugins.hook("data_postprocess"),
+        functions=TrainFunctions.of(plugins),
         transport=transport,
         device=s.device,
         dtype=s.dtype,

@@ -18,7 +18,8 @@ CRITIC_SETTINGS = ("critic_load", "critic_lr", "critic_lr_warmup_iters", "num_cr
 def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
     """Every broken rule between the configuration and the traits of its estimator, one sentence each."""
     grpo, name = config.grpo, config.grpo.advantage_estimator
-    is_alone = config.rollout.n_samples_per_prompt == 1 and not makes_advantages(config.rollout)
+    makes = makes_advantages(config.rollout) or grpo.custom_advantage_function_path is not None
+    is_alone = config.rollout.n_samples_per_prompt == 1 and not makes
     if is_alone and traits.compares_group:
         yield (
             f"--n-samples-per-prompt 1 with --advantage-estimator {name} trains nothing: a reward is compared with its "
@@ -26,7 +27,14 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
         )
     post_process = config.rollout.custom_reward_post_process_path
     changes_loss = traits.policy_loss != AdvantageTraits().policy_loss or traits.divides_by_max_length
-    if post_process is not None and name != GrpoConfig().advantage_estimator and not changes_loss:
+    function = grpo.custom_advantage_function_path
+    is_default = name == GrpoConfig().advantage_estimator
+    if function is not None and not (is_default or changes_loss or traits.needs_values):
+        yield (
+            f"--advantage-estimator {name} has no effect with --custom-advantage-function-path {function}, which makes "
+            "the advantages"
+        )
+    if post_process is not None and not is_default and not changes_loss:
         yield (
             f"--advantage-estimator {name} has no effect with --custom-reward-post-process-path {post_process}, whose "
             "numbers are the advantages"

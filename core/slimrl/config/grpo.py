@@ -10,8 +10,14 @@ from typing import Literal
 class GrpoConfig:
     """Advantage estimation and the policy loss."""
 
-    loss_type: Literal["policy_loss", "sft_loss"] = "policy_loss"
-    """The policy's loss, or that of supervised fine-tuning on the conversations of --prompt-data: no engine, no reward."""
+    loss_type: Literal["policy_loss", "sft_loss", "custom_loss"] = "policy_loss"
+    """The policy's loss, or that of supervised fine-tuning on the conversations of --prompt-data (no engine, no reward), or --custom-loss-function-path."""
+    custom_loss_function_path: str | None = None
+    """Function that makes the loss of every token, with --loss-type custom_loss: pkg.mod:attr or file.py:attr."""
+    custom_advantage_function_path: str | None = None
+    """Function that makes the advantages, in place of the estimator."""
+    custom_tis_function_path: str | None = None
+    """Function that makes the importance weights of --use-tis."""
     advantage_estimator: str = "grpo"
     """Advantage estimator: a name an installed plugin offers."""
     disable_grpo_std_normalization: bool = False

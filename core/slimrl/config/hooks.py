@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from slimrl.config import Config, GrpoConfig, RolloutConfig
 from slimrl.config.sft import is_sft
 
+POLICY_LOSS = (
+    *("eps_clip", "eps_clip_high", "eps_clip_c", "use_opsm", "use_tis", "get_mismatch_metrics", "entropy_coef"),
+    *("kl_loss_coef", "use_unbiased_kl", "custom_tis_function_path"),
+)
+"""Settings of the policy loss that another loss knows nothing of."""
+
 
 def makes_advantages(rollout: RolloutConfig) -> bool:
     """Whether a function of the user's says how good a sample was, in place of the estimator."""
@@ -18,6 +24,36 @@ def check_hooks(config: Config) -> Iterator[str]:
     yield from _rollout_function(config.rollout)
     yield from _data_source(config.rollout)
     yield from _reward_post_process(config)
+    yield from _loss_functions(config)
+
+
+def _loss_functions(config: Config) -> Iterator[str]:
+    grpo, defaults = config.grpo, GrpoConfig()
+    loss, advantage, tis = (
+        grpo.custom_loss_function_path,
+        grpo.custom_advantage_function_path,
+        grpo.custom_tis_function_path,
+    )
+    if grpo.loss_type == "custom_loss" and loss is None:
+        yield "--loss-type custom_loss needs --custom-loss-function-path: pkg.mod:attr or file.py:attr"
+    if grpo.loss_type == "policy_loss" and loss is not None:
+        yield f"--custom-loss-function-path {loss} has no effect without --loss-type custom_loss"
+    if grpo.loss_type == "custom_loss":
+        for name in POLICY_LOSS:
+            if getattr(grpo, name) != getattr(defaults, name):
+                yield f"--{name.replace('_', '-')} has no effect with --loss-type custom_loss, whose function is the loss"
+    if tis is not None and not grpo.use_tis:
+        yield f"--custom-tis-function-path {tis} has no effect without --use-tis"
+    elif tis is not None:
+        for name in vars(defaults):
+            if name.startswith("tis_") and getattr(grpo, name) != getattr(defaults, name):
+                yield f"--{name.replace('_', '-')} has no effect with --custom-tis-function-path {tis}"
+    other = config.rollout.custom_reward_post_process_path
+    if advantage is not None and other is not None:
+        yield (
+            f"--custom-advantage-function-path {advantage} has no effect with --custom-reward-post-process-path "
+            f"{other}, whose numbers are the advantages; leave one out"
+        )
 
 
 def _reward_post_process(config: Config) -> Iterator[str]:

@@ -51,10 +51,12 @@ def advantages_of(
     *,
     name: str,
     normalize: bool = False,
+    function: RunHookFunction | None = None,
     postprocess: RunHookFunction | None = None,
 ) -> Advantages:
     """The advantages that come with a batch, else those of the estimator, which is called `name`; then `postprocess`.
 
+    `function` is the user's in place of the estimator: slime's is called here, one of ours is `estimate`.
     `normalize` whitens them over all trained tokens. A token that is not trained on has its sample's mean.
     Raises TrainError for a number that is not finite, RolloutError for what `postprocess` does.
     """
@@ -62,6 +64,8 @@ def advantages_of(
     returns = None
     if batch.advantages is not None:
         found = batch.advantages[seen.sample_of_token]
+    elif function is not None and function.is_slime:
+        found, returns = _slimes_advantages(function, batch, known)
     else:
         made = estimate(seen)
         found = made.advantages
@@ -96,27 +100,56 @@ def _run_slimes(
 ) -> None:
     """Call slime's `(args, rollout_id, rollout_data)` and take over loss masks and advantages, changed in place."""
     lengths = batch.response_lengths.tolist()
+    rollout_data = _slime_data(batch)
+    rollout_data["advantages"] = [part.clone() for part in torch.from_numpy(per_token).split_with_sizes(lengths)]
+    rollout_data["rewards"] = per_sample.tolist()
+    hook(hook.args, batch.step, rollout_data)
+    for key, target in (("loss_masks", batch.loss_mask), ("advantages", per_token)):
+        target[:] = _per_token_of(hook, rollout_data, key, lengths)
+
+
+def _slimes_advantages(
+    hook: RunHookFunction, batch: TrainBatch, known: Known
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Call slime's `(args, rollout_data)`, which sets advantages and returns; the advantages of trained tokens."""
+    lengths, data = batch.response_lengths.tolist(), _slime_data(batch)
+    for key in ("log_probs", "ref_log_probs", "values"):
+        if (values := getattr(known, key)) is not None:
+            data[key] = list(torch.from_numpy(values).split_with_sizes(lengths))
+    hook(hook.args, data)
+    for key in ("advantages", "returns")[: 1 if known.values is None else 2]:
+        if key not in data:
+            raise hook.broke(f"set no {key!r} in rollout_data")
+    found = _per_token_of(hook, data, "advantages", lengths)[np.flatnonzero(batch.loss_mask)]
+    return found, None if known.values is None else _per_token_of(hook, data, "returns", lengths)
+
+
+def _per_token_of(
+    hook: RunHookFunction, rollout_data: dict[str, Any], key: str, lengths: list[int]
+) -> NDArray[np.float32]:
+    parts = [torch.as_tensor(part).flatten() for part in rollout_data[key]]
+    if [len(part) for part in parts] != lengths:
+        raise hook.broke(f"left {key!r} with other lengths than response_lengths")
+    return torch.cat(parts).to(torch.float32).numpy() if parts else np.zeros(0, np.float32)
+
+
+def _slime_data(batch: TrainBatch) -> dict[str, Any]:
+    """A batch as slime has it: lists of numbers and of tensors."""
+    lengths = batch.response_lengths.tolist()
     total_lengths = (batch.prompt_lengths + batch.response_lengths).tolist()
-    rollout_data: dict[str, Any] = {  # lists of numbers and of tensors, as slime has them
+    return {
         "tokens": list(torch.from_numpy(batch.tokens.astype(np.int64)).split_with_sizes(total_lengths)),
         "total_lengths": total_lengths,
         "response_lengths": lengths,
         "loss_masks": [
             mask.clone() for mask in torch.from_numpy(batch.loss_mask.astype(np.int32)).split_with_sizes(lengths)
         ],
-        "advantages": [part.clone() for part in torch.from_numpy(per_token.copy()).split_with_sizes(lengths)],
         "rollout_log_probs": list(torch.from_numpy(batch.log_probs.copy()).split_with_sizes(lengths)),
-        "rewards": per_sample.tolist(),
+        "rewards": batch.rewards.tolist(),
         "raw_reward": batch.rewards.tolist(),
         "rollout_ids": batch.rollout_ids.tolist(),
         "sample_indices": batch.sample_ids.tolist(),
     }
-    hook(hook.args, batch.step, rollout_data)
-    for key, target in (("loss_masks", batch.loss_mask), ("advantages", per_token)):
-        parts = [torch.as_tensor(part).flatten() for part in rollout_data[key]]
-        if [len(part) for part in parts] != lengths:
-            raise hook.broke(f"left {key!r} with other lengths than response_lengths")
-        target[:] = torch.cat(parts).to(torch.float64).numpy() if parts else 0
 
 
 def advantage_input(batch: TrainBatch, known: Known) -> AdvantageInput:

@@ -18,8 +18,10 @@ from slimrl.algorithms.policy_loss import (
 )
 from slimrl.algorithms.sft_loss import sft_loss
 from slimrl.config.grpo import GrpoConfig
+from slimrl.megatron.functions import custom_weights
 from slimrl.megatron.logprob import TokenLogProbs
 from slimrl.megatron.micro_batch import MicroBatch
+from slimrl.registry.run_hook import RunHookFunction
 from slimrl.traits import PolicyLossName
 
 CORRECTION = "correction/"
@@ -40,6 +42,8 @@ class StepLoss:
 
     config: GrpoConfig
     policy_loss: PolicyLossName = "clipped"
+    tis: RunHookFunction | None = None
+    """The user's importance weights."""
 
     def __call__(self, current: TokenLogProbs, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's part of the step's loss, and sums to make metrics of.
@@ -74,7 +78,11 @@ class StepLoss:
         if config.use_tis or config.get_mismatch_metrics:
             correction = self._correction(own, batch)
             sums |= {CORRECTION + name: total for name, total in correction.sums.items()}
-            if config.use_tis:
+            if config.use_tis and self.tis is not None:
+                value, is_kept, own_metrics = custom_weights(self.tis, value, own, batch)
+                weights = weights * is_kept
+                sums |= own_metrics
+            elif config.use_tis:
                 value = value * correction.weights
                 weights = weights * correction.is_kept
         loss = torch.dot(weights, value)
@@ -116,7 +124,8 @@ class StepLoss:
                 return cispo_loss(log_probs, old, advantages, eps_clip=low, eps_clip_high=high)
 
     def _correction(self, own: Tensor, batch: MicroBatch) -> Correction:
-        return correct(own, batch.tokens.engine_log_probs, batch.pack.lengths, correction_rule(self.config))
+        rule = correction_rule(self.config) if self.tis is None else CorrectionRule(level=None)
+        return correct(own, batch.tokens.engine_log_probs, batch.pack.lengths, rule)
 
 
 def correction_rule(config: GrpoConfig) -> CorrectionRule:

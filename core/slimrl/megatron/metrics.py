@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slimrl.algorithms.correction import correction_metrics
 from slimrl.errors import TrainError
+from slimrl.megatron.functions import OWN
 from slimrl.megatron.loss import CORRECTION
 
 
@@ -25,8 +26,9 @@ def step_metrics(sums: Sequence[Mapping[str, Tensor | float]]) -> dict[str, floa
     metrics = {
         "train/loss": total.get("loss", 0.0),
         "train/pg_loss": total.get("policy", 0.0),
-        "train/clip_fraction": total.get("clipped", 0.0),
     }
+    if "clipped" in total or not sums:
+        metrics["train/clip_fraction"] = total.get("clipped", 0.0)
     if "kl" in total:
         metrics["train/kl_loss"] = total["kl"]
     if "masked" in total:
@@ -36,6 +38,8 @@ def step_metrics(sums: Sequence[Mapping[str, Tensor | float]]) -> dict[str, floa
     if sums:
         metrics["train/entropy"] = total["entropy"] / total["weight"]
         metrics["train/ppo_kl"] = total["ppo_kl"] / total["weight"]
+        own = {name.removeprefix(OWN): value for name, value in total.items() if name.startswith(OWN)}
+        metrics |= {f"train/{name}": value / total["weight"] for name, value in own.items()}
         metrics["train/log_prob_abs_diff"] = total["mismatch"] / total["tokens"]
         metrics["train/log_prob_abs_diff_max"] = max(float(part["mismatch_max"]) for part in sums)
     return metrics

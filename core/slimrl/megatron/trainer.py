@@ -21,11 +21,11 @@ from slimrl.config.optimizer import OptimizerConfig, critic_optimizer
 from slimrl.config.perf import PerfConfig
 from slimrl.config.trained import ALL_PARAMETERS, TrainedConfig
 from slimrl.errors import CheckpointError, ConfigError
-from slimrl.estimator import estimate_of
 from slimrl.heap import return_free_pages
 from slimrl.megatron import checkpoint as files
 from slimrl.megatron.advantages import Advantages, advantages_of
 from slimrl.megatron.compat import prepare_megatron
+from slimrl.megatron.functions import TrainFunctions
 from slimrl.megatron.parallel import init_parallel
 from slimrl.megatron.random_state import random_state, restore_random_state
 from slimrl.megatron.schedule import learning_rate
@@ -33,7 +33,6 @@ from slimrl.megatron.shape import check_model_flags, model_shape
 from slimrl.megatron.tensor_files import TensorReader, use_up
 from slimrl.megatron.timing import Timer
 from slimrl.protocols import Advantage, TokenAdvantage, WeightTransport
-from slimrl.registry.run_hook import RunHookFunction
 from slimrl.traits import advantage_traits_of
 from slimrl.types import TrainBatch, TrainReport
 
@@ -69,7 +68,7 @@ class MegatronTrainer:
         max_response_len: int | None = None,
         advantage: Advantage | TokenAdvantage,
         transport: WeightTransport | None,
-        postprocess: RunHookFunction | None = None,
+        functions: TrainFunctions | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         num_threads: int | None = None,
@@ -89,8 +88,8 @@ class MegatronTrainer:
         self._total_steps = total_steps - grpo.num_critic_only_steps * num_steps_per_rollout
         self._trained = trained
         self._seed = seed
-        self._estimate = estimate_of(advantage, grpo.advantage_estimator)
-        self._postprocess = postprocess
+        self._functions = functions = functions or TrainFunctions()
+        self._estimate = functions.estimate(advantage, grpo.advantage_estimator)
         self._transport = transport
         self._device = _device(device)
         self._dtype = _dtype(dtype, self._device)
@@ -148,6 +147,7 @@ class MegatronTrainer:
             rollouts_per_step=global_batch_size,
             device=self._device,
             critic=self._critic,
+            functions=functions,
         )
 
     def load(self, checkpoint: Path | None) -> None:
@@ -200,7 +200,8 @@ class MegatronTrainer:
                     known,
                     name=self._grpo.advantage_estimator,
                     normalize=self._grpo.normalize_advantages,
-                    postprocess=self._postprocess,
+                    function=self._functions.advantage,
+                    postprocess=self._functions.postprocess,
                 )
             ),
             self._num_updates,

@@ -156,7 +156,11 @@ def _is_slime(kind: AnyKind, signature: inspect.Signature) -> bool:
         bool(found)
         and found[0].name in (SLIME_FIRST_PARAMETERS if kind in KINDS else ARGS)
         and found[0].kind is not inspect.Parameter.VAR_POSITIONAL
-        and _accepts(signature, max(len(names), 2), [n for n in spec.slime_keywords if n in signature.parameters])
+        and (
+            _accepts(signature, 1, spec.slime_keywords)
+            if kind == "custom_tis"
+            else _accepts(signature, max(len(names), 2), [n for n in spec.slime_keywords if n in signature.parameters])
+        )
     )
 
 

@@ -19,6 +19,9 @@ RunHook = Literal[
     "train_data_converter",
     "data_postprocess",
     "data_source",
+    "custom_advantage",
+    "custom_tis",
+    "custom_loss",
     "rollout_log",
     "eval_log",
 ]
@@ -175,6 +178,18 @@ RUN_HOOKS: Final = MappingProxyType(
             2,
             "(args, rollout_id, rollout_data)",
         ),
+        "custom_advantage": KindSpec(
+            "advantage function", "", "--custom-advantage-function-path", "(rollout)", 1, "(args, rollout_data)"
+        ),
+        "custom_tis": KindSpec(
+            "importance weight function",
+            "",
+            "--custom-tis-function-path",
+            "(log_probs, rollout_log_probs, lengths)",
+            3,
+            "(args, pg_loss=, train_log_probs=, rollout_log_probs=, loss_masks=, total_lengths=, response_lengths=)",
+        ),
+        "custom_loss": KindSpec("loss function", "", "--custom-loss-function-path", "(tokens)", 1),
         "data_source": KindSpec(
             "data source",
             "",

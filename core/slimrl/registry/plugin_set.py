@@ -63,7 +63,7 @@ class PluginReferences:
             buffer_filter=absolute(rollout.buffer_filter_path),
             advantage=absolute(grpo.advantage_estimator),
             dynamic_filter=None if dynamic_filter is None else absolute(dynamic_filter),
-            run_hooks=tuple(_run_hooks(rollout, evaluation or EvalConfig())),
+            run_hooks=tuple(_run_hooks(rollout, evaluation or EvalConfig(), grpo)),
             set_generators=tuple((name, absolute(found)) for name, found in (set_generators or {}).items()),
             search_path=(str(Path.cwd()),),
         )
@@ -239,10 +239,10 @@ def resolve_all(
     return plugins
 
 
-def _run_hooks(rollout: RolloutConfig, evaluation: EvalConfig) -> Iterator[tuple[RunHook, str]]:
+def _run_hooks(rollout: RolloutConfig, evaluation: EvalConfig, grpo: GrpoConfig) -> Iterator[tuple[RunHook, str]]:
     """The functions that flags name."""
     for kind, spec in RUN_HOOKS.items():
-        named = getattr(evaluation if hasattr(evaluation, spec.setting) else rollout, spec.setting)
+        named = next(getattr(c, spec.setting) for c in (evaluation, grpo, rollout) if hasattr(c, spec.setting))
         if named == SFT:
             continue  # slimrl's own
         references = (named,) if isinstance(named, str) else named or ()

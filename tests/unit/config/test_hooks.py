@@ -28,6 +28,19 @@ Make = Callable[..., Config]
             {"custom_reward_post_process_path": "a.py:f", "grpo": GrpoConfig(kl_coef=0.1)},
             "--kl-coef has no effect with",
         ),
+        ({"grpo": GrpoConfig(custom_loss_function_path="a.py:f")}, "--custom-loss-function-path a.py:f has no effect"),
+        ({"grpo": GrpoConfig(custom_tis_function_path="a.py:f")}, "--custom-tis-function-path a.py:f has no effect"),
+        (
+            {"grpo": GrpoConfig(use_tis=True, tis_clip=3.0, custom_tis_function_path="a.py:f")},
+            "--tis-clip has no effect with --custom-tis-function-path",
+        ),
+        (
+            {
+                "custom_reward_post_process_path": "b.py:f",
+                "grpo": GrpoConfig(custom_advantage_function_path="a.py:f"),
+            },
+            "--custom-advantage-function-path a.py:f has no effect with --custom-reward-post-process-path",
+        ),
     ],
 )
 def test_a_setting_that_a_function_leaves_without_effect_is_refused(
@@ -44,6 +57,20 @@ def test_an_estimator_that_only_estimates_is_refused_beside_a_reward_post_proces
     (said,) = check_estimator(config, AdvantageTraits())
     assert said.startswith("--advantage-estimator mine has no effect with --custom-reward-post-process-path a.py:f")
     assert list(check_estimator(config, AdvantageTraits(policy_loss="cispo"))) == []
+
+
+def test_a_custom_loss_needs_its_function_and_no_setting_of_the_policy_loss(make_config: Make) -> None:
+    (said,) = check_hooks(make_config(grpo=GrpoConfig(loss_type="custom_loss")))
+    assert said.startswith("--loss-type custom_loss needs --custom-loss-function-path")
+    grpo = GrpoConfig(loss_type="custom_loss", custom_loss_function_path="a.py:f", eps_clip=0.1)
+    (said,) = check_hooks(make_config(grpo=grpo))
+    assert said == "--eps-clip has no effect with --loss-type custom_loss, whose function is the loss"
+
+
+def test_an_advantage_function_makes_another_estimator_pointless(make_config: Make) -> None:
+    config = make_config(grpo=GrpoConfig(advantage_estimator="rloo", custom_advantage_function_path="a.py:f"))
+    (said,) = check_estimator(config, AdvantageTraits())
+    assert said.startswith("--advantage-estimator rloo has no effect with --custom-advantage-function-path a.py:f")
 
 
 def test_prompts_of_a_data_source_need_no_file(make_config: Make) -> None:
