@@ -42,3 +42,6 @@ def test_fine_tuning_learns_the_replies_without_an_engine(tmp_path: Path, tiny_c
     assert sorted(path.name for path in (tmp_path / "run" / "logs").iterdir()) == ["manager.log", "trainer.log"]
     shown = pq.read_table(tmp_path / "run" / "rollouts" / "000000.parquet").to_pylist()
     assert all(len(row["prompt_tokens"]) == 1 and row["loss_mask"] == [1, 1] for row in shown)
+    replay = [sys.executable, "-m", "slimrl", "replay", "run", "--step", "2", "--catch-up"]
+    again = subprocess.run(replay, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=100)
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "1 of 1 agree, 0 not compared"), again.stderr
