@@ -122,7 +122,7 @@ def _products(layout: Layout, processes: str) -> Iterator[str]:
             f"{layout.model_size}; set --actor-num-gpus-per-node {layout.model_size} or a multiple of it"
         )
     of_experts = layout.expert_tensor_size * layout.expert_size * layout.pipeline_size
-    if of_experts > 1 and layout.world_size % of_experts:
+    if layout.expert_size > 1 and layout.world_size % of_experts:
         yield (
             f"{processes} is not a multiple of --expert-tensor-parallel-size {layout.expert_tensor_size} x "
             f"--expert-model-parallel-size {layout.expert_size} x --pipeline-model-parallel-size "

@@ -1,0 +1,115 @@
+"""Layouts of the trainer: what does not multiply out, has no effect or does not suit the model is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from slimrl.config.flags import parse
+from slimrl.config.layout import Layout, check_layout, layout_of
+from slimrl.megatron.layout_rules import training_problems
+from slimrl.megatron.shape import model_shape
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 6,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+}
+EXPERTS = {**LLAMA, "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+EXPERTS["norm_topk_prob"] = True
+
+
+def problems(flags: str) -> list[str]:
+    config = parse(flags.split()).config
+    return list(check_layout(config.cluster, config.perf, config.optimizer))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--actor-num-gpus-per-node 8 --tensor-model-parallel-size 2 --sequence-parallel --context-parallel-size 2",
+        "--actor-num-gpus-per-node 4 --pipeline-model-parallel-size 2 --virtual-pipeline-model-parallel-size 2",
+        "--actor-num-gpus-per-node 2 --use-distributed-optimizer --balance-data --balance-by-flops",
+        "--actor-num-gpus-per-node 2 --context-parallel-size 2 --use-distributed-optimizer",
+        "--recompute-granularity full --recompute-method block --recompute-num-layers 2",
+        "--recompute-granularity selective",
+    ],
+)
+def test_what_multiplies_out_is_taken(flags: str) -> None:
+    assert problems(flags) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            "--actor-num-gpus-per-node 6 --tensor-model-parallel-size 2 --pipeline-model-parallel-size 2",
+            "--actor-num-gpus-per-node 6 is not a multiple of --tensor-model-parallel-size 2 x "
+            "--pipeline-model-parallel-size 2 x --context-parallel-size 1 = 4; set --actor-num-gpus-per-node 4",
+        ),
+        ("--actor-num-gpus-per-node 2 --expert-model-parallel-size 4", "= 4; set --actor-num-gpus-per-node 4"),
+        ("--sequence-parallel", "no effect without a --tensor-model-parallel-size above 1"),
+        ("--virtual-pipeline-model-parallel-size 2", "no effect without a --pipeline-model-parallel-size above 1"),
+        ("--use-distributed-optimizer", "no two processes have the same weights"),
+        ("--actor-num-gpus-per-node 2 --use-distributed-optimizer --optimizer sgd", "--optimizer sgd cannot have it"),
+        ("--balance-data", "all samples go to the same"),
+        ("--balance-by-flops", "no effect without --balance-data"),
+        ("--recompute-method uniform", "no effect without --recompute-granularity full"),
+        ("--recompute-granularity selective --recompute-num-layers 1", "no effect without"),
+        ("--recompute-granularity full --recompute-num-layers 1", "full needs --recompute-method: uniform or block"),
+    ],
+)
+def test_what_does_not_is_refused_with_the_reason(flags: str, said: str) -> None:
+    (problem,) = problems(flags)
+    assert said in problem
+
+
+def test_experts_are_shared_like_other_matrices_unless_told_otherwise() -> None:
+    flags = "--actor-num-gpus-per-node 4 --tensor-model-parallel-size 4"
+    for more, size in (("", 4), (" --expert-tensor-parallel-size 1", 1)):
+        config = parse((flags + more).split()).config
+        assert layout_of(config.cluster, config.perf, config.optimizer).expert_tensor_size == size
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        (Layout(3, tensor_size=3, expert_tensor_size=3), "does not divide the model's 8 attention heads"),
+        (Layout(4, tensor_size=4, expert_tensor_size=4), "does not divide the model's 2 query groups"),
+        (Layout(4, pipeline_size=4), "--pipeline-model-parallel-size 4 does not divide the model's 6 layers"),
+        (
+            Layout(2, pipeline_size=2, chunks_per_stage=2),
+            "--pipeline-model-parallel-size 2 x --virtual-pipeline-model-parallel-size 2 does not divide",
+        ),
+        (Layout(2, expert_size=2), "--expert-model-parallel-size 2 has no effect: the model has no experts"),
+    ],
+)
+def test_what_the_model_does_not_allow_is_refused_with_its_numbers(layout: Layout, said: str) -> None:
+    assert any(said in problem for problem in training_problems(model_shape(LLAMA), layout))
+    assert training_problems(model_shape(LLAMA), replace(layout, **vars(Layout(2)))) == []
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        (Layout(3, expert_size=3), "--expert-model-parallel-size 3 does not divide the model's 4 experts"),
+        (Layout(2, tensor_size=2, expert_tensor_size=2), "needs --sequence-parallel"),
+        (
+            Layout(4, tensor_size=2, expert_size=2, expert_tensor_size=2, is_sequence_parallel=True),
+            "give --expert-tensor-parallel-size 1",
+        ),
+        (
+            Layout(2, tensor_size=2, expert_tensor_size=1, is_sequence_parallel=True),
+            "--expert-tensor-parallel-size 1 must be --tensor-model-parallel-size 2",
+        ),
+    ],
+)
+def test_what_experts_do_not_allow_is_refused(layout: Layout, said: str) -> None:
+    (problem,) = training_problems(model_shape(EXPERTS), layout)
+    assert said in problem
