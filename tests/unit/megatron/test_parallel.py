@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
+from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig, TrainedConfig
 from slimrl.config.layout import KEEP_ALL, Layout, Recompute
 from slimrl.megatron.tensor_files import TensorReader
 from slimrl.megatron.trainer import MegatronTrainer
@@ -33,6 +33,7 @@ STATIC = PerfConfig(micro_batch_size=3)
 DYNAMIC = PerfConfig(use_dynamic_batch_size=True, max_tokens_per_gpu=48)
 BALANCED = replace(DYNAMIC, balance_data=True, balance_by_flops=True, log_probs_max_tokens_per_gpu=80)
 KL_IN_LOSS = GrpoConfig(use_kl_loss=True, kl_loss_coef=0.1, entropy_coef=0.01)
+ALL, ADAPTERS = TrainedConfig(), TrainedConfig(lora_rank=3)
 KL_IN_REWARDS = GrpoConfig(kl_coef=0.1, calculate_per_token_loss=True)
 
 
@@ -45,6 +46,7 @@ class Case:
     perf: PerfConfig = DYNAMIC
     grpo: GrpoConfig = KL_IN_LOSS
     recompute: Recompute = KEEP_ALL
+    trained: TrainedConfig = ALL
     is_resumed: bool = False
     """Whether its checkpoint is loaded by one process, and that of one process here."""
 
@@ -59,6 +61,10 @@ CASES: Mapping[int, Mapping[str, Case]] = {
         "pp2": Case(Layout(2, pipeline_size=2), perf=STATIC),
         "vpp2": Case(Layout(2, pipeline_size=2, chunks_per_stage=2), is_resumed=True),
         "cp2": Case(Layout(2, context_size=2), recompute=FULL),
+        "pp2, adapters": Case(Layout(2, pipeline_size=2), trained=ADAPTERS, is_resumed=True),
+        "cp2, adapters, distributed optimizer": Case(
+            Layout(2, context_size=2, shares_optimizer=True), recompute=FULL, trained=ADAPTERS
+        ),
         "ep2": Case(Layout(2, expert_size=2), model="experts"),
     },
     4: {
@@ -118,6 +124,7 @@ def make(case: Case, models: Path, rank: int = 0, meeting: Path | None = None) -
         dtype="float32",
         layout=case.layout,
         recompute=case.recompute,
+        trained=case.trained,
         rank=rank,
         meeting=meeting,
     )
@@ -145,7 +152,7 @@ def train_cases(folder: Path, rank: int, world_size: int) -> None:
             trainer.give_weights()
         trainer.save(folder / name)
         if case.is_resumed:
-            trainer.load(folder / "single" / case.model)
+            trainer.load(folder / "single" / (case.model if case.trained is ALL else "adapters"))
             results["resumed"] = watched(trainer, [last])
         (folder / f"{name}.{rank}").write_text(json.dumps(results))
         from megatron.core import parallel_state
@@ -201,8 +208,10 @@ def single(folder: Path) -> dict[tuple[str, str], Trained]:
         ("dense", "loss", KL_IN_LOSS),
         ("experts", "loss", KL_IN_LOSS),
         ("dense", "rewards", KL_IN_REWARDS),
+        ("dense", "adapters", KL_IN_LOSS),
     ):
-        trainer = make(Case(Layout(), model, grpo=grpo), folder / "models")
+        trained = ADAPTERS if kind == "adapters" else ALL
+        trainer = make(Case(Layout(), model, grpo=grpo, trained=trained), folder / "models")
         steps = watched(trainer, batches)
         trainer.publish(1)
         checkpoint = folder / "single" / (model if kind == "loss" else kind)
@@ -250,6 +259,8 @@ def launched(
 
 
 def reference(case: Case, single: dict[tuple[str, str], Trained]) -> Trained:
+    if case.trained is ADAPTERS:
+        return single[case.model, "adapters"]
     return single[case.model, "loss" if case.grpo is KL_IN_LOSS else "rewards"]
 
 
