@@ -43,7 +43,7 @@ def check(config: Config) -> list[str]:
         *_batch(config.rollout),
         *_files(config),
         *check_checkpoints(config.ckpt),
-        *check_trained(config.trained, config.perf),
+        *check_trained(config.trained),
         *_rollout(config),
         *_template(config.rollout),
         *_sources(config),

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from slimrl.config.perf import PerfConfig
-
 ALL_LINEAR = "all-linear"
 
 
@@ -45,7 +43,7 @@ class TrainedConfig:
 ALL_PARAMETERS = TrainedConfig()
 
 
-def check_trained(config: TrainedConfig, perf: PerfConfig) -> Iterator[str]:
+def check_trained(config: TrainedConfig) -> Iterator[str]:
     """Every broken rule, one sentence each."""
     lists = {
         "--only-train-params-name-list": config.only_train_params_name_list,
@@ -68,11 +66,6 @@ def check_trained(config: TrainedConfig, perf: PerfConfig) -> Iterator[str]:
         return
     for flag in given:
         yield f"{flag} has no effect with --lora-rank, which trains adapters alone; leave one out"
-    if perf.tensor_model_parallel_size > 1:
-        yield (
-            f"--lora-rank cannot be used with --tensor-model-parallel-size {perf.tensor_model_parallel_size}; spread the "
-            "model with --pipeline-model-parallel-size, or leave it out"
-        )
     targets = config.lora_target_modules
     if not targets or (ALL_LINEAR in targets and len(targets) > 1):
         yield f"--lora-target-modules takes names of linear layers, or {ALL_LINEAR} alone; got: {' '.join(targets)}"

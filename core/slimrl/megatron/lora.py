@@ -5,19 +5,32 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
+)
 from torch import Tensor
 
 from slimrl.config.trained import ALL_LINEAR, TrainedConfig
 from slimrl.errors import ConfigError
 from slimrl.megatron.compat import mark_parameters
 from slimrl.megatron.convert.family import rules_for
-from slimrl.megatron.convert.place import Place, local_rules
-from slimrl.megatron.convert.rule import COLUMNS, GATE_AND_UP, ROWS, Rule
+from slimrl.megatron.convert.place import Place, local_rules, take_share
+from slimrl.megatron.convert.rule import COLUMNS, GATE_AND_UP, ROWS, Rule, Split
+from slimrl.megatron.model import PackedGpt
 from slimrl.megatron.shape import ModelShape
+
+Matrix = Literal["lora_A", "lora_B"]
+LORA_A: Matrix = "lora_A"
+LORA_B: Matrix = "lora_B"
+MATRICES: tuple[Matrix, Matrix] = (LORA_A, LORA_B)
 
 
 class LinearAdapter(torch.nn.Module):
@@ -27,24 +40,68 @@ class LinearAdapter(torch.nn.Module):
     its own columns, so that the layer costs two small products however many modules are in it.
     """
 
-    def __init__(self, rule: Rule, weight: Tensor, shape: ModelShape, config: TrainedConfig) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        weight: Tensor,
+        shape: ModelShape,
+        place: Place,
+        config: TrainedConfig,
+        *,
+        is_sequence_parallel: bool,
+    ) -> None:
         super().__init__()
         assert config.lora_rank is not None, "built only with adapters"
-        self._rule, self._shape, self._rank, self._scale = rule, shape, config.lora_rank, config.lora_scale
+        self._rule, self._place, self._rank, self._scale = rule, place, config.lora_rank, config.lora_scale
+        self._is_sequence_parallel = is_sequence_parallel
+        # the heads of this tensor-parallel process
+        self._shape = replace(
+            shape,
+            num_attention_heads=shape.num_attention_heads // place.tensor_size,
+            num_query_groups=shape.num_query_groups // place.tensor_size,
+        )
         self._modules_in_order = [_module(name) for name in rule.hf]
-        parts = rule.split(torch.empty(weight.size(0), 1), shape)
+        parts = rule.split(torch.empty(weight.size(0), 1), self._shape)
         self._rows = [part.size(0) for part in parts]
-        targets = config.lora_target_modules
         self.lora_A, self.lora_B = torch.nn.ParameterDict(), torch.nn.ParameterDict()
         for module, rows in zip(self._modules_in_order, self._rows, strict=True):
-            if module in targets or ALL_LINEAR in targets:
+            if _is_wanted(module, config):
                 self.lora_A[module] = torch.nn.Parameter(weight.new_empty(self._rank, weight.size(1)))
                 self.lora_B[module] = torch.nn.Parameter(weight.new_zeros(rows, self._rank))
+        for matrices, name in ((self.lora_A, LORA_A), (self.lora_B, LORA_B)):
+            is_shared = _share(rule, name) is not None
+            for matrix in matrices.values():
+                # for the gradient norm, and for the gradient of what every tensor-parallel process has of other tokens
+                matrix.tensor_model_parallel = is_shared
+                matrix.sequence_parallel = is_sequence_parallel and not is_shared
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., input] to what is added to the layer's [..., output]."""
         low = F.linear(x, self._down()) * self._scale
-        return F.linear(low, self._up())
+        return F.linear(self._exchanged(low), self._up())
+
+    def _exchanged(self, low: Tensor) -> Tensor:
+        """What tensor-parallel processes tell each other: a few numbers a token, where the layer has a whole vector.
+
+        Of a layer that they share by columns each has a part of the sum; of one shared by rows, with sequence
+        parallelism, some of the tokens.
+        """
+        if self._place.tensor_size == 1:
+            return low
+        if self._rule.share == COLUMNS:
+            exchange = (
+                reduce_scatter_to_sequence_parallel_region
+                if self._is_sequence_parallel
+                else reduce_from_tensor_model_parallel_region
+            )
+        else:
+            exchange = (
+                gather_from_sequence_parallel_region
+                if self._is_sequence_parallel
+                else copy_to_tensor_model_parallel_region
+            )
+        exchanged: Tensor = exchange(low)
+        return exchanged
 
     def merged(self, weight: Tensor) -> Tensor:
         """weight + scale * B A, computed in float32, in the weight's number format."""
@@ -56,8 +113,11 @@ class LinearAdapter(torch.nn.Module):
         """A as PEFT begins it, B zero: nothing is added yet. Each matrix has its own draw, whatever the layout."""
         for module, matrix in self.lora_A.items():
             generator = torch.Generator().manual_seed(seed ^ zlib.crc32(f"{self._rule.megatron} {module}".encode()))
-            bound = 1 / math.sqrt(matrix.size(1))
-            matrix.copy_(torch.empty(matrix.shape).uniform_(-bound, bound, generator=generator))
+            rule = matrix_rule(self._rule, LORA_A, module)
+            width = matrix.size(1) * (1 if rule.share is None else self._place.tensor_size)
+            bound = 1 / math.sqrt(width)
+            whole = torch.empty(self._rank, width).uniform_(-bound, bound, generator=generator)
+            matrix.copy_(take_share(whole, rule, self._place))
             self.lora_B[module].zero_()
 
     def _down(self) -> Tensor:
@@ -95,27 +155,36 @@ def adapter_rules(shape: ModelShape, config: TrainedConfig) -> list[Rule]:
             f"{', '.join(sorted(names))}"
         )
     return [
-        Rule(
-            f"{rule.megatron.removesuffix('.weight')}.adapter.{matrix}.{_module(hf)}",
-            (f"{hf.removesuffix('.weight')}.{matrix}.weight",),
-            layer=rule.layer,
-        )
+        matrix_rule(rule, matrix, _module(hf))
         for rule in weights
         for hf in rule.hf
-        if _module(hf) in targets or ALL_LINEAR in targets
-        for matrix in ("lora_A", "lora_B")
+        if _is_wanted(_module(hf), config)
+        for matrix in MATRICES
     ]
 
 
-def add_adapters(chunk: torch.nn.Module, shape: ModelShape, place: Place, config: TrainedConfig) -> None:
+def matrix_rule(rule: Rule, matrix: Matrix, module: str) -> Rule:
+    """The rule of one matrix of the adapter of a weight."""
+    (hf,) = (name for name in rule.hf if _module(name) == module)
+    return Rule(
+        f"{rule.megatron.removesuffix('.weight')}.adapter.{matrix}.{module}",
+        (f"{hf.removesuffix('.weight')}.{matrix}.weight",),
+        share=_share(rule, matrix),
+        layer=rule.layer,
+    )
+
+
+def add_adapters(chunk: PackedGpt, shape: ModelShape, place: Place, config: TrainedConfig) -> None:
     """Put adapters beside the linear layers of a model, whose own parameters are frozen."""
     if config.lora_rank is None:
         return
-    wanted = set(config.lora_target_modules)
+    is_sequence_parallel = chunk.config.sequence_parallel
     for name, rule in list(local_rules(shape, place)):
-        if _can_adapt(rule, shape) and (ALL_LINEAR in wanted or wanted & {_module(hf) for hf in rule.hf}):
+        if _can_adapt(rule, shape) and any(_is_wanted(_module(hf), config) for hf in rule.hf):
             layer: Any = chunk.get_submodule(name.removesuffix(".weight"))  # Any: Megatron has no types
-            layer.adapter = LinearAdapter(rule, layer.weight, shape, config)
+            layer.adapter = LinearAdapter(
+                rule, layer.weight, shape, place, config, is_sequence_parallel=is_sequence_parallel
+            )
             mark_parameters(layer.adapter)
             if not getattr(layer, "adds_adapter", False):  # a layer with a norm after it does so before the norm
                 layer.register_forward_hook(_add)
@@ -173,6 +242,19 @@ def peft_config(base: str, shape: ModelShape, config: TrainedConfig) -> Mapping[
 
 def _add(layer: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
     return output[0] + layer.adapter(inputs[0]), output[1]
+
+
+def _share(rule: Rule, matrix: Matrix) -> Split | None:
+    """How tensor-parallel processes share a matrix of the adapter of a weight: as that, along the axis it has of it."""
+    if rule.share == COLUMNS:
+        return COLUMNS if matrix == LORA_A else None
+    if matrix == LORA_A:
+        return None
+    return rule.share if len(rule.hf) == 1 else ROWS
+
+
+def _is_wanted(module: str, config: TrainedConfig) -> bool:
+    return module in config.lora_target_modules or ALL_LINEAR in config.lora_target_modules
 
 
 def _can_adapt(rule: Rule, shape: ModelShape) -> bool:

@@ -76,7 +76,8 @@ class Shards:
             )
         for rule in self._adapter_rules:
             if rule.megatron in self.own:
-                parameter, stored = self.own[rule.megatron][1], reader.read(f"{prefix}{rule.hf[0]}")
+                parameter = self.own[rule.megatron][1]
+                stored = self.take_share(reader.read(f"{prefix}{rule.hf[0]}"), rule)
                 if stored.shape != parameter.shape:
                     raise CheckpointError(
                         f"{reader.folder}: {rule.hf[0]} is {tuple(stored.shape)}, this run makes it "

@@ -102,7 +102,6 @@ class MegatronTrainer:
         if problems := check_model_flags(model, config):
             raise ConfigError(problems)
         self._shape = model_shape(config)
-        assert trained.lora_rank is None or layout.tensor_size == 1, "checked with the configuration"
 
         prepare_megatron(self._device)
         # Importing Megatron is slow, and these modules do.

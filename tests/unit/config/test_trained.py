@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slimrl.config import Config, GrpoConfig, PerfConfig, TrainedConfig
+from slimrl.config import Config, GrpoConfig, TrainedConfig
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.memory import estimate_memory
 from slimrl.config.trained import check_trained
@@ -30,7 +30,7 @@ from slimrl.config.trained import check_trained
     ],
 )
 def test_what_has_no_effect_is_named(config: TrainedConfig, problem: str) -> None:
-    (said,) = check_trained(config, PerfConfig())
+    (said,) = check_trained(config)
     assert problem in said
 
 
@@ -45,11 +45,6 @@ def test_what_has_no_effect_is_named(config: TrainedConfig, problem: str) -> Non
 )
 def test_parameters_are_chosen_by_name(config: TrainedConfig, trained: set[str]) -> None:
     assert {name for name in ("a.mlp.weight", "a.qkv.weight") if config.trains(name)} == trained
-
-
-def test_adapters_are_refused_with_tensor_parallelism() -> None:
-    (said,) = check_trained(TrainedConfig(lora_rank=8), PerfConfig(tensor_model_parallel_size=2))
-    assert "--lora-rank cannot be used with --tensor-model-parallel-size 2" in said
 
 
 def test_adapters_are_scaled_by_alpha_over_rank() -> None:

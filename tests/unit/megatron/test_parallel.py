@@ -65,12 +65,17 @@ CASES: Mapping[int, Mapping[str, Case]] = {
         "cp2, adapters, distributed optimizer": Case(
             Layout(2, context_size=2, shares_optimizer=True), recompute=FULL, trained=ADAPTERS
         ),
+        "tp2, adapters": Case(Layout(2, tensor_size=2), trained=ADAPTERS),
+        "tp2 sp, adapters": Case(
+            Layout(2, tensor_size=2, is_sequence_parallel=True), trained=ADAPTERS, is_resumed=True
+        ),
         "ep2": Case(Layout(2, expert_size=2), model="experts"),
     },
     4: {
         "tp2 pp2 sp, full recompute": Case(
             Layout(4, tensor_size=2, pipeline_size=2, is_sequence_parallel=True), recompute=FULL
         ),
+        "tp2 pp2, adapters": Case(Layout(4, tensor_size=2, pipeline_size=2), trained=ADAPTERS),
         "cp2 tp2": Case(Layout(4, context_size=2, tensor_size=2)),
         "tp2 sp ep2, distributed optimizer": Case(
             Layout(4, tensor_size=2, expert_size=2, is_sequence_parallel=True, shares_optimizer=True),
