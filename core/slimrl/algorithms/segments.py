@@ -29,7 +29,7 @@ class Segment:
     context: Indices
     """[context] nodes before start, ancestors of at least one node in it."""
     mask: NDArray[np.bool_] | None
-    """[end - start, context + end - start] who sees whom; None: no context and plainly causal."""
+    """[end - start, context + end - start] who sees whom; None: everyone the context, and causally each other."""
 
 
 def attention_segments(trie: PrefixTrie) -> list[Segment]:
@@ -40,6 +40,11 @@ def attention_segments(trie: PrefixTrie) -> list[Segment]:
     """
     blocks = _split_long(trie.blocks)
     return [_segment(blocks[first:last]) for first, last in _runs(blocks)]
+
+
+def block_segments(trie: PrefixTrie) -> list[Segment]:
+    """One segment a block, none with a mask: for a kernel that takes any number of segments in one call."""
+    return [Segment(block.start, block.end, block.path[: block.depth], None) for block in trie.blocks]
 
 
 def _split_long(blocks: Sequence[Block]) -> list[Block]:

@@ -1,4 +1,4 @@
-"""Core attention over packed tokens: torch's scaled dot product, one call a segment."""
+"""Core attention over packed tokens: torch's scaled dot product a segment, or its flash kernel for all of them."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class PackedSegments(PackedSeqParams):  # type: ignore[misc]  # Megatron has no 
     """[segments] bool [rows, keys], or None for plainly causal."""
     sharing: Any = None
     """The group of processes among which the tokens are split; `keys` counts all their tokens, process by process."""
+    bounds: tuple[Tensor, Tensor] | None = None
+    """[segments + 1] int32 each: where segments begin among query tokens and among keys; None where there are masks."""
 
 
 def split_segments(
@@ -57,6 +59,8 @@ def packed_segments(segments: Sequence[Segment], device: torch.device) -> Packed
     """Segments as tensors on a device."""
     num_tokens = segments[-1].end
     keys = None
+    row_sizes = [segment.end - segment.start for segment in segments]
+    key_sizes = [len(segment.context) + rows for segment, rows in zip(segments, row_sizes, strict=True)]
     if any(len(segment.context) for segment in segments):
         own = (np.arange(segment.start, segment.end) for segment in segments)
         pieces = [np.concatenate((segment.context, rows)) for segment, rows in zip(segments, own, strict=True)]
@@ -68,11 +72,20 @@ def packed_segments(segments: Sequence[Segment], device: torch.device) -> Packed
         cu_seqlens_kv=bounds,
         max_seqlen_q=num_tokens,
         max_seqlen_kv=num_tokens,
-        row_sizes=[segment.end - segment.start for segment in segments],
-        key_sizes=[len(segment.context) + segment.end - segment.start for segment in segments],
+        row_sizes=row_sizes,
+        key_sizes=key_sizes,
         keys=keys,
         masks=[None if segment.mask is None else torch.from_numpy(segment.mask).to(device) for segment in segments],
+        bounds=(
+            (_bounds(row_sizes, device), _bounds(key_sizes, device))
+            if all(segment.mask is None for segment in segments)
+            else None
+        ),
     )
+
+
+def _bounds(sizes: Sequence[int], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.concatenate(([0], np.cumsum(sizes))).astype(np.int32)).to(device)
 
 
 class PackedAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no types
@@ -102,6 +115,8 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no 
         if packed.keys is not None:
             # One gather for all segments: its backward is one addition, not one a segment.
             key, value = key.index_select(0, packed.keys), value.index_select(0, packed.keys)
+        if packed.bounds is not None and _has_flash(query, value):
+            return _flash(query, key, value, packed, self.softmax_scale).flatten(1)
         queries = query.split_with_sizes(packed.row_sizes)
         keys, values = key.split_with_sizes(packed.key_sizes), value.split_with_sizes(packed.key_sizes)
         has_groups = query.size(1) != key.size(1)
@@ -110,11 +125,35 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no 
                 q.transpose(0, 1)[None],
                 k.transpose(0, 1)[None],
                 v.transpose(0, 1)[None],
-                attn_mask=mask,
-                is_causal=mask is None,
+                attn_mask=_behind_context(q.size(0), k.size(0), q.device) if mask is None else mask,
+                is_causal=mask is None and q.size(0) == k.size(0),
                 scale=self.softmax_scale,
                 enable_gqa=has_groups,
             )[0].transpose(0, 1)
             for q, k, v, mask in zip(queries, keys, values, packed.masks, strict=True)
         ]
         return torch.cat(outputs).flatten(1)
+
+
+def _behind_context(num_rows: int, num_keys: int, device: torch.device) -> Tensor | None:
+    """Who sees whom where all see the keys that come before their own; None without such keys."""
+    if num_rows == num_keys:
+        return None
+    return torch.ones(num_rows, num_keys, dtype=torch.bool, device=device).tril_(num_keys - num_rows)
+
+
+def _has_flash(query: Tensor, value: Tensor) -> bool:
+    channels = query.size(2)
+    return query.is_cuda and query.element_size() == 2 and channels == value.size(2) <= 256 and channels % 8 == 0
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, packed: PackedSegments, scale: float | None) -> Tensor:
+    """All segments in one call; the kernel's causal mask is aligned to the last key of each.
+
+    torch.nn.attention.varlen is the public name of this operator, with other arguments in each version of torch.
+    """
+    assert packed.bounds is not None
+    attended: Tensor = torch.ops.aten._flash_attention_forward(
+        query, key, value, *packed.bounds, max(packed.row_sizes), max(packed.key_sizes), 0.0, True, False, scale=scale
+    )[0]
+    return attended

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimrl.algorithms.prefix_trie import build_trie
-from slimrl.algorithms.segments import Segment, attention_segments
+from slimrl.algorithms.segments import Segment, attention_segments, block_segments
 from slimrl.errors import TrainError
 from slimrl.megatron.attention import packed_segments, split_segments
 from slimrl.megatron.model import PackedTokens
@@ -123,7 +123,10 @@ def build_pack(
     """
     if samples:
         trie = build_trie([sample.inputs for sample in samples], share=share_prefixes)
-        tokens, positions, segments = trie.tokens, trie.positions, attention_segments(trie)
+        tokens, positions = trie.tokens, trie.positions
+        # a GPU has a kernel for all segments at once; processes that share tokens cut segments, and need masks for it
+        is_at_once = device.type == "cuda" and parallel.context_group is None
+        segments = block_segments(trie) if is_at_once else attention_segments(trie)
         of_sample = [path[sample.predictors] for path, sample in zip(trie.paths, samples, strict=True)]
         nodes = np.concatenate(of_sample)
     else:

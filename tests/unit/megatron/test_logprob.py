@@ -50,8 +50,8 @@ def test_values_and_gradients_equal_log_softmax(
 def test_computing_logits_again_in_chunks_gives_the_same(
     entropy_has_grad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logprob, "KEPT_BYTES", 0)
-    monkeypatch.setattr(logprob, "CHUNK_BYTES", 3 * 50 * 4)
+    monkeypatch.setattr(logprob, "KEPT_BYTES", {"cpu": 0})
+    monkeypatch.setattr(logprob, "CHUNK_BYTES", {"cpu": 3 * 50 * 4})
     check(8, 15, 0.8, entropy_has_grad, seed=1)
 
 

@@ -92,7 +92,7 @@ class FamilyModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits [rows, vocabulary] of hidden states [rows, hidden]."""
         normed = F.rms_norm(hidden, (self.shape.hidden_size,), self.final_norm, self.shape.norm_epsilon)
-        return self._head.multiply(normed, None).float()
+        return self._head.multiply_exactly(normed)
 
     def _rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines, [rows, query and key heads, head_dim] each; they scale the queries too."""

@@ -84,6 +84,12 @@ class Matrix:
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, bias, "none", [], "")
         return product
 
+    def multiply_exactly(self, rows: torch.Tensor) -> torch.Tensor:
+        """`rows @ weights.T` in float32, which a GPU gives of bfloat16 without rounding in between."""
+        if rows.is_cuda and rows.dtype is torch.bfloat16:
+            return torch.mm(rows, self.dense.t(), out_dtype=torch.float32)
+        return self.multiply(rows, None).float()
+
     def _rows(self, part: int) -> slice:
         return slice(self._bounds[part], self._bounds[part + 1])
 
