@@ -37,55 +37,96 @@ class Start:
     """Why each newer checkpoint was not used."""
 
 
+@dataclass(frozen=True)
+class NewCheckpoint:
+    """A checkpoint to be: begun, filled by whoever has a part of it, then completed or abandoned."""
+
+    folder: Path
+    step: int
+    run: Path
+    keep: int | None = None
+    """How many of the last written ones are left once this one is whole; None: all."""
+    resumable: bool = True
+
+    @property
+    def final(self) -> Path:
+        """Where it is when it is whole."""
+        return self.folder / f"iter_{self.step:07d}"
+
+    @property
+    def scratch(self) -> Path:
+        """Where it is filled."""
+        return _beside(self.final, "tmp")
+
+    def begin(self) -> None:
+        """Make the folder to fill, and remove what a killed save left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _tidy(self.folder)
+        self.scratch.mkdir()
+
+    def complete(self) -> None:
+        """Bring its files to the disk and make it the newest checkpoint; then older ones are deleted."""
+        _flush(self.scratch)
+        written = {"step": self.step, "run": str(self.run.resolve()), "time_ns": time.time_ns()}
+        said = {**written, "resumable": self.resumable, "sha256": _checksums(self.scratch)}
+        write_atomically(self.scratch / COMPLETE, json.dumps(said, indent=1))
+        _take_place(self.scratch, self.final)  # saved before at the same step: replace it
+        write_atomically(self.folder / LATEST, f"{self.step}\n")
+        for found in _by_age(self.folder):
+            if found.name.startswith("."):
+                _remove(found)
+        for found in _by_age(self.folder)[self.keep :] if self.keep else ():
+            _remove(found)
+
+    def abandon(self) -> None:
+        """Remove what was written of it."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
 @contextmanager
 def new_checkpoint(
     folder: Path, step: int, run: Path, *, keep: int | None = None, resumable: bool = True
 ) -> Iterator[Path]:
-    """An empty folder to fill; on leaving it becomes `iter_STEP` and the newest checkpoint, or vanishes on error.
-
-    With `keep`, all but that many of the last written ones are deleted once the new one is whole.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    _tidy(folder)
-    final = folder / f"iter_{step:07d}"
-    scratch = folder / f".{final.name}.tmp"
-    scratch.mkdir()
-    try:
-        yield scratch
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    _flush(scratch)
-    written = {"step": step, "run": str(run.resolve()), "time_ns": time.time_ns(), "resumable": resumable}
-    write_atomically(scratch / COMPLETE, json.dumps({**written, "sha256": _checksums(scratch)}, indent=1))
-    if final.exists():  # saved before at the same step: replace it
-        final.rename(folder / f".{final.name}.old")
-    scratch.rename(final)
-    write_atomically(folder / LATEST, f"{step}\n")
-    for found in _by_age(folder):
-        if found.name.startswith("."):
-            _remove(found)
-    for found in _by_age(folder)[keep:] if keep else ():
-        _remove(found)
+    """An empty folder to fill; on leaving it becomes `iter_STEP` and the newest checkpoint, or vanishes on error."""
+    new = NewCheckpoint(folder, step, run, keep, resumable)
+    new.begin()
+    with _vanishes_on_error(new.scratch):
+        yield new.scratch
+    new.complete()
 
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """An empty folder to fill; on leaving it takes the place of `final`, or vanishes on error."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    scratch, stale = (final.with_name(f".{final.name}.{what}") for what in ("tmp", "old"))
+    scratch, stale = _beside(final, "tmp"), _beside(final, "old")
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.rmtree(stale, ignore_errors=True)
     scratch.mkdir()
-    try:
+    with _vanishes_on_error(scratch):
         yield scratch
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    if final.exists():
-        final.rename(stale)
-    scratch.rename(final)
+    _take_place(scratch, final)
     shutil.rmtree(stale, ignore_errors=True)
+
+
+@contextmanager
+def _vanishes_on_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _beside(final: Path, what: str) -> Path:
+    return final.with_name(f".{final.name}.{what}")
+
+
+def _take_place(scratch: Path, final: Path) -> None:
+    """Rename; what was there keeps a name that is found if this is cut off in between."""
+    if final.exists():
+        final.rename(_beside(final, "old"))
+    scratch.rename(final)
 
 
 def latest_checkpoint(folder: Path | None) -> Path | None:
