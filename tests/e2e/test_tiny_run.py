@@ -35,6 +35,18 @@ def test_a_model_from_scratch_learns_to_echo_a_digit(make_job: Callable[..., obj
     assert max(row.get("train/log_prob_abs_diff_max", 0.0) for row in rows) < 1e-4
 
 
+@pytest.mark.gpu
+def test_a_model_from_scratch_learns_on_a_gpu_that_engine_and_trainer_share(make_job: Callable[..., object]) -> None:
+    job = make_job(rollout_seed="1", device="cuda")
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = job.metrics()
+    assert mean_reward(rows, slice(0, 1)) < 0.2
+    assert mean_reward(rows, slice(55, 60)) > 0.7
+    # both in bfloat16
+    assert max(row.get("train/log_prob_abs_diff_mean", 0.0) for row in rows) < 0.05
+
+
 def test_ppo_with_a_critic_raises_the_reward_and_saves_both(make_job: Callable[..., object]) -> None:
     job = make_job(num_rollout="30", advantage_estimator="ppo", num_critic_only_steps="2", save="saved")
     done = job.run()
@@ -123,6 +135,32 @@ def test_kill_9_in_the_middle_and_the_same_command_give_the_same_metrics(make_jo
     exported, saved = killed.folder / "hf" / "7", killed.folder / "saved" / kept[-1] / "model"
     assert (exported / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
     assert {path.name for path in exported.iterdir()} == {path.name for path in saved.iterdir()}
+
+
+def test_checkpoints_written_beside_the_steps_survive_kill_9_and_give_the_same_metrics(
+    make_job: Callable[..., object],
+) -> None:
+    flags = {"num_rollout": "5", "save_interval": "1", "n_samples_per_prompt": "4"}
+    whole = make_job(**flags, run_dir="whole")
+    done = whole.run("--deterministic")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    killed = make_job(**flags, run_dir="killed", save="saved", load="saved", save_hf="hf/{rollout_id}")
+    process = killed.start("--deterministic", "--async-save")
+    try:
+        wait_for(lambda: len(killed.metrics("killed")) >= 3, process)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert len(killed.metrics("killed")) < 5
+    assert list((killed.folder / "saved").glob("iter_*"))
+    done = killed.run("--deterministic", "--async-save")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert repeatable(killed.metrics("killed")) == repeatable(whole.metrics("whole"))
+    events = [json.loads(line) for line in (killed.folder / "killed" / "events.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "start"][1] >= 1
+    exported, saved = killed.folder / "hf" / "5", killed.folder / "saved" / "iter_0000005" / "model"
+    assert (exported / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on_and_all_listened_on_loopback(

@@ -1,10 +1,11 @@
-"""RMS norm that keeps less for the backward pass than torch's generic one."""
+"""RMS norm that on a CPU keeps less for the backward pass than torch's."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -40,5 +41,7 @@ class RmsNorm(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape ending in hidden_size; the same shape."""
+        if x.is_cuda:  # one kernel each way
+            return F.rms_norm(x, (x.size(-1),), self.weight, self.epsilon)
         normed: Tensor = _RmsNorm.apply(x, self.weight, self.epsilon)  # type: ignore[no-untyped-call]
         return normed
