@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from slimrl.errors import UsageError
+from slimrl.megatron.unequal_parts import let_megatron_exchange_them
 
 FLOOR = (0, 16, 1)
 
@@ -44,6 +45,7 @@ def prepare_megatron(device: torch.device) -> None:
         _give_megatron_a_cpu_torch()
         _use_cpu_random_state()
         _take_counts_from_cpu()
+        let_megatron_exchange_them()
 
 
 def prepare_distributed_checkpoints(device: torch.device) -> None:

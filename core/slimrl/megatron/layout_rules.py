@@ -22,11 +22,6 @@ def training_problems(shape: ModelShape, layout: Layout) -> list[str]:
             f"--tensor-model-parallel-size {layout.tensor_size} does not divide the model's {shape.num_query_groups} "
             "query groups: a rank has whole ones"
         )
-    if shape.mla is not None and layout.tensor_size > 1:
-        problems.append(
-            f"--tensor-model-parallel-size {layout.tensor_size} cannot train latent attention yet; use "
-            "--pipeline-model-parallel-size, --context-parallel-size or --expert-model-parallel-size"
-        )
     return [*dict.fromkeys(problems), *_experts(shape, layout)]
 
 
@@ -37,11 +32,6 @@ def _experts(shape: ModelShape, layout: Layout) -> Iterator[str]:
         if layout.expert_tensor_size != layout.tensor_size:
             yield f"--expert-tensor-parallel-size {layout.expert_tensor_size} has no effect: the model has no experts"
         return
-    if layout.expert_size > 1 and layout.expert_tensor_size > 1:
-        yield (
-            f"--expert-model-parallel-size {layout.expert_size} with --expert-tensor-parallel-size "
-            f"{layout.expert_tensor_size} cannot be trained yet; give --expert-tensor-parallel-size 1"
-        )
     if layout.expert_size == 1 and layout.expert_tensor_size != layout.tensor_size:
         yield (
             f"--expert-tensor-parallel-size {layout.expert_tensor_size} must be --tensor-model-parallel-size "

@@ -187,7 +187,8 @@ def add_adapters(chunk: PackedGpt, shape: ModelShape, place: Place, config: Trai
             )
             mark_parameters(layer.adapter)
             if not getattr(layer, "adds_adapter", False):  # a layer with a norm after it does so before the norm
-                layer.register_forward_hook(_add)
+                # before another hook puts the outputs of processes together
+                layer.register_forward_hook(_add, prepend=True)
 
 
 def freeze(chunk: torch.nn.Module, shape: ModelShape, place: Place, config: TrainedConfig) -> None:

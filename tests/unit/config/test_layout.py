@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,24 @@ LLAMA = {
 }
 EXPERTS = {**LLAMA, "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 EXPERTS["norm_topk_prob"] = True
+LATENT = {
+    **LLAMA,
+    "model_type": "deepseek_v3",
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 10,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 4,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "n_group": 1,
+    "topk_group": 1,
+}
 
 
 def problems(flags: str) -> list[str]:
@@ -95,15 +114,19 @@ def test_what_the_model_does_not_allow_is_refused_with_its_numbers(layout: Layou
     assert training_problems(model_shape(LLAMA), replace(layout, **vars(Layout(2)))) == []
 
 
+@pytest.mark.parametrize("expert_tensor_size", [1, 2])
+@pytest.mark.parametrize("config", [EXPERTS, LATENT], ids=["experts", "latent attention"])
+def test_experts_may_be_both_spread_and_shared(config: dict[str, Any], expert_tensor_size: int) -> None:
+    spread = {"expert_size": 2, "expert_tensor_size": expert_tensor_size}
+    layout = Layout(4, tensor_size=2, is_sequence_parallel=True, **spread)
+    assert training_problems(model_shape(config), layout) == []
+
+
 @pytest.mark.parametrize(
     ("layout", "said"),
     [
         (Layout(3, expert_size=3), "--expert-model-parallel-size 3 does not divide the model's 4 experts"),
         (Layout(2, tensor_size=2, expert_tensor_size=2), "needs --sequence-parallel"),
-        (
-            Layout(4, tensor_size=2, expert_size=2, expert_tensor_size=2, is_sequence_parallel=True),
-            "give --expert-tensor-parallel-size 1",
-        ),
         (
             Layout(2, tensor_size=2, expert_tensor_size=1, is_sequence_parallel=True),
             "--expert-tensor-parallel-size 1 must be --tensor-model-parallel-size 2",

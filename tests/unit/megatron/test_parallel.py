@@ -50,6 +50,11 @@ class Case:
     is_resumed: bool = False
     """Whether its checkpoint is loaded by one process, and that of one process here."""
 
+    @property
+    def alone(self) -> Case:
+        """The same of one process."""
+        return Case(Layout(), self.model, grpo=self.grpo, trained=self.trained)
+
 
 CASES: Mapping[int, Mapping[str, Case]] = {
     2: {
@@ -70,6 +75,9 @@ CASES: Mapping[int, Mapping[str, Case]] = {
             Layout(2, tensor_size=2, is_sequence_parallel=True), trained=ADAPTERS, is_resumed=True
         ),
         "ep2": Case(Layout(2, expert_size=2), model="experts"),
+        "tp2 sp, latent attention": Case(
+            Layout(2, tensor_size=2, expert_tensor_size=2, is_sequence_parallel=True), model="latent"
+        ),
     },
     4: {
         "tp2 pp2 sp, full recompute": Case(
@@ -77,6 +85,16 @@ CASES: Mapping[int, Mapping[str, Case]] = {
         ),
         "tp2 pp2, adapters": Case(Layout(4, tensor_size=2, pipeline_size=2), trained=ADAPTERS),
         "cp2 tp2": Case(Layout(4, context_size=2, tensor_size=2)),
+        "tp2 sp ep2 pp2, latent attention, adapters": Case(
+            Layout(4, tensor_size=2, expert_size=2, pipeline_size=2, is_sequence_parallel=True),
+            model="latent",
+            trained=ADAPTERS,
+        ),
+        "ep2 etp2, static": Case(Layout(4, expert_size=2, expert_tensor_size=2), model="experts", perf=STATIC),
+        "tp2 sp ep2 etp2": Case(
+            Layout(4, tensor_size=2, expert_size=2, expert_tensor_size=2, is_sequence_parallel=True),
+            model="experts",
+        ),
         "tp2 sp ep2, distributed optimizer": Case(
             Layout(4, tensor_size=2, expert_size=2, is_sequence_parallel=True, shares_optimizer=True),
             model="experts",
@@ -84,6 +102,9 @@ CASES: Mapping[int, Mapping[str, Case]] = {
         ),
     },
 }
+
+
+ALONE = list(dict.fromkeys(case.alone for cases in CASES.values() for case in cases.values()))
 
 
 @dataclass
@@ -157,7 +178,7 @@ def train_cases(folder: Path, rank: int, world_size: int) -> None:
             trainer.give_weights()
         trainer.save(folder / name)
         if case.is_resumed:
-            trainer.load(folder / "single" / (case.model if case.trained is ALL else "adapters"))
+            trainer.load(folder / "single" / str(ALONE.index(case.alone)))
             results["resumed"] = watched(trainer, [last])
         (folder / f"{name}.{rank}").write_text(json.dumps(results))
         from megatron.core import parallel_state
@@ -166,7 +187,14 @@ def train_cases(folder: Path, rank: int, world_size: int) -> None:
 
 
 def save_models(folder: Path) -> None:
-    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+    from transformers import (
+        DeepseekV3Config,
+        DeepseekV3ForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+        Qwen3MoeConfig,
+        Qwen3MoeForCausalLM,
+    )
 
     shape: dict[str, Any] = {
         "vocab_size": 83,
@@ -179,11 +207,27 @@ def save_models(folder: Path) -> None:
         "max_position_embeddings": 64,
     }
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": True}
+    latent = {
+        "num_key_value_heads": 4,
+        "q_lora_rank": 12,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 6,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 10,
+        "first_k_dense_replace": 1,
+        "moe_intermediate_size": 16,
+        "n_routed_experts": 4,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+    }
     state = torch.get_rng_state()
     torch.manual_seed(0)
     models = {
         "dense": Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True)),
         "experts": Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts, tie_word_embeddings=False)),
+        "latent": DeepseekV3ForCausalLM(DeepseekV3Config(**shape | latent)),
     }
     for name, model in models.items():
         for parameter in model.parameters():
@@ -205,32 +249,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_batch: Callable[..., T
 
 
 @pytest.fixture(scope="module")
-def single(folder: Path) -> dict[tuple[str, str], Trained]:
+def single(folder: Path) -> dict[Case, Trained]:
     """What one process makes of each model and loss; its checkpoints are there before the others look for them."""
     results = {}
     *batches, last = pickle.loads((folder / "batches").read_bytes())  # noqa: S301
-    for model, kind, grpo in (
-        ("dense", "loss", KL_IN_LOSS),
-        ("experts", "loss", KL_IN_LOSS),
-        ("dense", "rewards", KL_IN_REWARDS),
-        ("dense", "adapters", KL_IN_LOSS),
-    ):
-        trained = ADAPTERS if kind == "adapters" else ALL
-        trainer = make(Case(Layout(), model, grpo=grpo, trained=trained), folder / "models")
+    for number, case in enumerate(ALONE):
+        trainer = make(case, folder / "models")
         steps = watched(trainer, batches)
         trainer.publish(1)
-        checkpoint = folder / "single" / (model if kind == "loss" else kind)
+        checkpoint = folder / "single" / str(number)
         checkpoint.mkdir()
         trainer.save(checkpoint)
         weights = trainer._transport.weights  # type: ignore[union-attr]
-        results[model, kind] = Trained(steps, watched(trainer, [last]), weights, checkpoint)
+        results[case] = Trained(steps, watched(trainer, [last]), weights, checkpoint)
     return results
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
-def launched(
-    request: pytest.FixtureRequest, folder: Path, single: dict[tuple[str, str], Trained]
-) -> dict[str, list[Trained]]:
+def launched(request: pytest.FixtureRequest, folder: Path, single: dict[Case, Trained]) -> dict[str, list[Trained]]:
     """Of each case what every process reports; the weights are those of the first."""
     size = request.param
     command = [sys.executable, "-W", "ignore", __file__, str(folder)]
@@ -263,47 +299,41 @@ def launched(
     return found
 
 
-def reference(case: Case, single: dict[tuple[str, str], Trained]) -> Trained:
-    if case.trained is ADAPTERS:
-        return single[case.model, "adapters"]
-    return single[case.model, "loss" if case.grpo is KL_IN_LOSS else "rewards"]
-
-
 def cases_of(launched: dict[str, list[Trained]]) -> list[tuple[str, Case]]:
     return [(name, case) for cases in CASES.values() for name, case in cases.items() if name in launched]
 
 
 @pytest.mark.timeout(400)
 def test_losses_and_gradient_norms_are_those_of_one_process(
-    launched: dict[str, list[Trained]], single: dict[tuple[str, str], Trained]
+    launched: dict[str, list[Trained]], single: dict[Case, Trained]
 ) -> None:
     for name, case in cases_of(launched):
-        expected = reference(case, single).steps
+        expected = single[case.alone].steps
         for trained in launched[name]:
             for step, wanted in zip(trained.steps, expected, strict=True):
                 assert step == pytest.approx(wanted, rel=1e-5, abs=1e-5), name
 
 
 def test_weights_are_put_together_from_all_processes(
-    launched: dict[str, list[Trained]], single: dict[tuple[str, str], Trained]
+    launched: dict[str, list[Trained]], single: dict[Case, Trained]
 ) -> None:
     for name, case in cases_of(launched):
-        weights, expected = launched[name][0].weights, reference(case, single).weights
+        weights, expected = launched[name][0].weights, single[case.alone].weights
         assert list(weights) == list(expected), name
         for tensor, wanted in expected.items():
             torch.testing.assert_close(weights[tensor], wanted, rtol=1e-3, atol=2e-4, msg=f"{name}: {tensor}")
 
 
 def test_a_checkpoint_goes_on_at_another_layout(
-    launched: dict[str, list[Trained]], single: dict[tuple[str, str], Trained], folder: Path
+    launched: dict[str, list[Trained]], single: dict[Case, Trained], folder: Path
 ) -> None:
     *_, last = pickle.loads((folder / "batches").read_bytes())  # noqa: S301
     for name, case in cases_of(launched):
         if not case.is_resumed:
             continue
-        expected = reference(case, single)
+        expected = single[case.alone]
         assert TensorReader(launched[name][0].checkpoint).names() == TensorReader(expected.checkpoint).names()
-        trainer = make(replace(case, layout=Layout(), perf=DYNAMIC), folder / "models")
+        trainer = make(case.alone, folder / "models")
         trainer.load(launched[name][0].checkpoint)
         (here,) = watched(trainer, [last])
         assert here == pytest.approx(expected.resumed[0], rel=1e-3, abs=1e-4), name
