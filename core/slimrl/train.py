@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,12 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from slimrl.checkpoints import Start, find_start, new_checkpoint, new_folder
+from slimrl.checkpoints import Start, find_start
 from slimrl.cluster.actors import PluginPass, TrainerSettings
 from slimrl.cluster.crew import Crew, CrewSettings
 from slimrl.cluster.ray_session import ray_session
-from slimrl.config import CkptConfig, Config
-from slimrl.config.checkpoints import save_hf_folder
+from slimrl.config import Config
+from slimrl.config.distillation import teacher_address
 from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins
 from slimrl.config.layout import layout_of
@@ -36,6 +35,7 @@ from slimrl.observe.run_dir import RunDir, write_atomically
 from slimrl.observe.summary import print_summary
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.settings import RolloutSettings
+from slimrl.saving import Saving
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progre
     step = saved = version = start
     meter, watch = ProcessMeter(), watch_of(run)
     crew.publish(version=start)
-    with Interrupt(progress.say) as interrupt:
+    saving = Saving(crew, config.ckpt, checkpoints, run)
+    with Interrupt(progress.say) as interrupt, saving:
         while step < plan.num_rollout and not interrupt.asked:
             if is_eval_due(config, step):
                 evaluate(crew, step, progress)
@@ -74,15 +75,16 @@ def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progre
                 sync_metrics = crew.publish(version) if version == step + 1 else {}
             metrics = {**rollout_metrics, **report.metrics, **sync_metrics, **clock.metrics(rollout_metrics)}
             crew.record(step, metrics, report, batch)
+            saving.look()
             progress.step_done(step, metrics)
             tell(run, watch.see(step, metrics), progress.say)
             step += 1
             if config.ckpt.save_interval and step % config.ckpt.save_interval == 0:
-                saved = save(crew, config.ckpt, checkpoints, step, run, progress)
+                saved = save(saving, step, progress)
         if config.eval.eval_interval and not interrupt.asked:
             evaluate(crew, step, progress)
         if step > saved and (wants_checkpoints or interrupt.asked):
-            saved = save(crew, config.ckpt, checkpoints, step, run, progress)
+            saved = save(saving, step, progress)
     return Finished(run, step, interrupt.asked, checkpoints)
 
 
@@ -107,19 +109,10 @@ def evaluate(crew: Crew, step: int, progress: StepProgress) -> None:
     progress.evaluated(step, metrics)
 
 
-def save(crew: Crew, ckpt: CkptConfig, folder: Path, step: int, run: RunDir, progress: StepProgress) -> int:
-    """Write a checkpoint of everything that a resumed run needs, and --save-hf; returns its step."""
+def save(saving: Saving, step: int, progress: StepProgress) -> int:
+    """Save what has seen `step` steps; returns the step."""
     progress.phase("save")
-    keep, resumable = ckpt.max_checkpoints_to_keep, not ckpt.no_save_optim
-    with new_checkpoint(folder, step, run.path, keep=keep, resumable=resumable) as scratch:
-        crew.save(scratch)
-        shutil.copyfile(run.plugins_lock, scratch / run.plugins_lock.name)
-    run.event("checkpoint", step=step, folder=folder)
-    if ckpt.save_hf is not None:
-        target = save_hf_folder(ckpt.save_hf, step)
-        with new_folder(target) as scratch:
-            crew.save_hf(scratch)
-        run.event("hf_checkpoint", step=step, folder=target)
+    saving.save(step)
     return step
 
 
@@ -220,12 +213,13 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
             eval_sets=tuple(eval_datasets(c.eval, [])),
             health_check_interval_s=c.sglang.rollout_health_check_interval,
             health_check_timeout_s=c.sglang.rollout_health_check_timeout,
+            teacher_url=c.grpo.opd_teacher_url and teacher_address(c.grpo.opd_teacher_url),
         ),
         trainer=TrainerSettings(
             ckpt=replace(c.ckpt, hf_checkpoint=hf_checkpoint, ref_load=c.ckpt.ref_load and c.ckpt.ref_load.resolve()),
             model=c.model,
             trained=c.trained,
-            grpo=c.grpo,
+            grpo=replace(c.grpo, opd_teacher_load=c.grpo.opd_teacher_load and c.grpo.opd_teacher_load.resolve()),
             optimizer=c.optimizer,
             perf=c.perf,
             rollout_temperature=c.rollout.rollout_temperature,

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from slimrl.background import Background
+from slimrl.checkpoints import NewCheckpoint, new_folder
 from slimrl.cluster.followers import Followers
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig, TrainedConfig
 from slimrl.config.layout import Layout, recompute_of
 from slimrl.config.sft import is_sft
 from slimrl.engines.process import EngineSettings
 from slimrl.engines.processes import EngineProcesses
-from slimrl.errors import EngineUnreachableError, SlimrlError
+from slimrl.errors import CheckpointError, EngineUnreachableError, SlimrlError
 from slimrl.observe.logs import log_to
 from slimrl.observe.run_dir import RunDir
 from slimrl.protocols import WeightTransport
@@ -27,6 +29,7 @@ from slimrl.types import TrainBatch, TrainReport
 
 if TYPE_CHECKING:
     from slimrl.cluster.care import Care
+    from slimrl.megatron.contents import Snapshot
     from slimrl.megatron.trainer import MegatronTrainer
     from slimrl.rollout.manager import RolloutManager
     from slimrl.sync.fleet import Fleet
@@ -160,6 +163,7 @@ class TrainerActor:
         self._plugins = resolve_all(plugins.references, plugins.options, expected_fingerprint=plugins.fingerprint)
         self._settings = settings
         self._followers = Followers(followers, RunDir(run).logs)
+        self._background = Background("save")
 
     def connect(
         self, engine_urls: Sequence[str], external: bool, scratch: Path, checkpoint: Path | None, start: int
@@ -218,6 +222,21 @@ class TrainerActor:
         with self._followers.join("save_hf", folder):
             self._trainer.save_hf(folder)
 
+    def begin_save(self, new: NewCheckpoint, export: Path | None) -> None:
+        """Copy model, optimizer and random states; write the checkpoint, and what --save-hf asks for, meanwhile."""
+        with_export = export is not None
+        with self._followers.join("begin_save", new.scratch, with_export):
+            snapshot = self._trainer.snapshot(with_export=with_export)
+        self._background.start(lambda: write_snapshot(snapshot, new, export))
+
+    def is_saved(self) -> bool:
+        """Whether nothing is being written; raises what went wrong with it."""
+        return self._background.is_done()
+
+    def finish_save(self) -> None:
+        """Wait until nothing is being written; raises what went wrong with it."""
+        self._background.finish()
+
 
 class FollowerActor:
     """One of them."""
@@ -227,6 +246,7 @@ class FollowerActor:
         self._plugins = resolve_all(plugins.references, plugins.options, expected_fingerprint=plugins.fingerprint)
         self._settings = settings
         self._rank = rank
+        self._background = Background("save")
 
     def follow(self, method: str, *arguments: Any) -> None:
         """Do what the first process does.
@@ -261,6 +281,31 @@ class FollowerActor:
     def save_hf(self, folder: Path) -> None:
         """Give the first process this one's part of the weights or adapters."""
         self._trainer.save_hf(folder)
+
+    def begin_save(self, folder: Path, with_export: bool) -> None:
+        """Copy this process's part, or give it to the first; write what is this process's beside what follows."""
+        self._background.finish()
+        snapshot = self._trainer.snapshot(with_export=with_export)
+        self._background.start(lambda: snapshot.write(folder))
+
+
+def write_snapshot(snapshot: Snapshot, new: NewCheckpoint, export: Path | None) -> None:
+    """Fill a checkpoint and make it the newest one, then --save-hf's folder; raises CheckpointError when it cannot."""
+    try:
+        try:
+            snapshot.write(new.scratch)
+            new.complete()
+        except BaseException:
+            new.abandon()
+            raise
+        if export is not None:
+            with new_folder(export) as scratch:
+                snapshot.write_hf(scratch)
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint of step {new.step} could not be written: {error}; make room, or name another folder with "
+            "--save, and go on from the one before"
+        ) from error
 
 
 def build_trainer(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from slimrl.checkpoints import NewCheckpoint
 from slimrl.cluster.actors import (
     EngineActor,
     FollowerActor,
@@ -117,6 +118,19 @@ class Crew:
     def save_hf(self, folder: Path) -> None:
         """Write the trainer's weights as transformers loads them."""
         self._wait(self._trainer.save_hf.remote(folder))
+
+    def begin_save(self, new: NewCheckpoint, export: Path | None) -> None:
+        """Copy everything that a resumed run needs; the trainer writes it, and --save-hf's folder, beside its steps."""
+        self._wait(self._manager.save.remote(new.scratch))
+        self._wait(self._trainer.begin_save.remote(new, export))
+
+    def is_saved(self) -> bool:
+        """Whether the trainer is not writing; raises what went wrong with it."""
+        return self._wait(self._trainer.is_saved.remote())  # type: ignore[no-any-return]
+
+    def finish_save(self) -> None:
+        """Wait for what the trainer is writing; raises what went wrong with it."""
+        self._wait(self._trainer.finish_save.remote())
 
     def close(self) -> None:
         """End all processes; engines that were there before stay."""

@@ -22,6 +22,11 @@ def check_checkpoints(ckpt: CkptConfig) -> Iterator[str]:
         )
     if ckpt.ckpt_step is not None and ckpt.load is None:
         yield f"--ckpt-step {ckpt.ckpt_step} has no effect without --load, the folder that holds the checkpoint"
+    if ckpt.async_save and ckpt.save_interval is None:
+        yield (
+            "--async-save has no effect without --save-interval: the one checkpoint is written when no step follows that "
+            "could run meanwhile"
+        )
     if ckpt.save_hf is not None:
         yield from _save_hf(ckpt.save_hf, ckpt.hf_checkpoint)
 

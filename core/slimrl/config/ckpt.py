@@ -28,5 +28,7 @@ class CkptConfig:
     """Step of the checkpoint in --load to go on from. Unset: the one written last whose checksums fit."""
     no_save_optim: bool = False
     """Save without optimizer state: a third of the size or less, but such a checkpoint cannot be resumed."""
+    async_save: bool = False
+    """Copy what a checkpoint holds into memory and write it, and --save-hf's folder, while the next steps run."""
     save_hf: str | None = None
     """Folder that a Hugging Face checkpoint is written to beside each checkpoint; {rollout_id} stands for the rollouts that its weights have seen. With --lora-rank a PEFT adapter. Replaces what was there."""

@@ -50,6 +50,7 @@ def estimate_memory(
     num_adapted = 0 if rank is None else model.count_adapter_parameters(rank, config.trained.lora_target_modules)
     # what parameter lists leave untrained is not known here: their names are Megatron's
     num_trained = num_parameters if rank is None else num_adapted
+    num_critic = model.count_parameters(without=OUTPUT)
     trainer = {
         "weights": part * (num_parameters + num_adapted) * size,
         "gradients": part * num_trained * 4.0,
@@ -58,10 +59,16 @@ def estimate_memory(
     if (config.grpo.use_kl_loss or config.grpo.kl_coef) and rank is None:  # else it is the model without adapters
         trainer["reference model"] = part * num_parameters * size
     if has_critic:
-        trainer["critic"] = part * model.count_parameters(without=OUTPUT) * (size + 4.0 + kept)
+        trainer["critic"] = part * num_critic * (size + 4.0 + kept)
     processes: dict[str, dict[str, float]] = {"driver": {}, "rollout manager": {}}
     for number in range(layout.world_size):
-        processes["trainer" if layout.is_single else f"trainer {number}"] = trainer
+        processes["trainer" if layout.is_single else f"trainer {number}"] = dict(trainer)
+    if config.ckpt.async_save:  # the first process copies all that is saved
+        saved = 0 if config.ckpt.no_save_optim else 4.0 * (moments + (dtype != "float32"))
+        copied = (num_parameters if rank is None else num_adapted) * size + num_trained * saved
+        if has_critic:
+            copied += num_critic * (size + saved)
+        processes["trainer" if layout.is_single else "trainer 0"]["copy to save"] = copied
     num_engines = num_embedded_engines(config)
     for index in range(num_engines):
         # as long as all serve: what a dead one leaves over comes on top

@@ -14,6 +14,7 @@ from slimrl.algorithms.value_loss import clipped_value_loss, explained_variance
 from slimrl.config.layout import Recompute
 from slimrl.config.optimizer import OptimizerConfig
 from slimrl.megatron import checkpoint as files
+from slimrl.megatron.contents import Contents, GatheredContents
 from slimrl.megatron.convert.value_head import ValueReader
 from slimrl.megatron.metrics import check_finite, summarise
 from slimrl.megatron.micro_batch import Pack
@@ -24,7 +25,7 @@ from slimrl.megatron.passes import Passes, with_others
 from slimrl.megatron.schedule import learning_rate
 from slimrl.megatron.shape import ModelShape
 from slimrl.megatron.shards import Shards
-from slimrl.megatron.tensor_files import TensorReader, use_up
+from slimrl.megatron.tensor_files import TensorReader
 from slimrl.megatron.timing import Timer
 
 
@@ -100,22 +101,17 @@ class Critic:
         self._num_updates = int(files.read_state(folder)["num_updates"])
         self._optimizer.load_state(TensorReader(folder), self._num_updates)
 
-    def save(self, folder: Path, *, with_optimizer: bool = True) -> None:
-        """Write weights (model/: a token classifier with one label), optimizer state and counter."""
-        weights, optimizer = self._shards.weights(), self._optimizer.state() if with_optimizer else None
-        if self._parallel.rank == 0:
-            folder.mkdir()
-            files.save_checkpoint(
-                folder,
-                weights=weights,
-                optimizer=optimizer,
-                state={"num_updates": self._num_updates, "optimizer": self._config.optimizer},
-                source=self._source,
-                dtype=self._dtype,
-                labels=("value",),
-            )
-        use_up(weights)
-        use_up(optimizer or ())
+    def contents(self, *, with_optimizer: bool = True) -> Contents:
+        """Weights (a token classifier with one label), optimizer state and counter."""
+        return GatheredContents(
+            weights=self._shards.weights(),
+            optimizer=self._optimizer.state() if with_optimizer else None,
+            state={"num_updates": self._num_updates, "optimizer": self._config.optimizer},
+            source=self._source,
+            dtype=self._dtype,
+            is_first=self._parallel.rank == 0,
+            labels=("value",),
+        )
 
     def values(self, packs: Sequence[Pack]) -> list[Tensor]:
         """Values [trained tokens] of each pack under the weights as they are; none before the last pipeline stage."""

@@ -25,6 +25,7 @@ from slimrl.heap import return_free_pages
 from slimrl.megatron import checkpoint as files
 from slimrl.megatron.advantages import Advantages, advantages_of
 from slimrl.megatron.compat import prepare_megatron
+from slimrl.megatron.contents import Contents, GatheredContents, Snapshot
 from slimrl.megatron.functions import TrainFunctions
 from slimrl.megatron.parallel import init_parallel
 from slimrl.megatron.random_state import random_state, restore_random_state
@@ -235,43 +236,49 @@ class MegatronTrainer:
         use_up(self.export_weights())
 
     def save(self, folder: Path) -> None:
-        """Write weights (as a Hugging Face checkpoint in model/, or adapters as PEFT has them in adapter/), optimizer
-        state, counters and random states.
+        """Write weights, optimizer state, counters and random states into an existing folder."""
+        for name, contents in self._contents().items():
+            contents.write(folder / name)
 
-        The files are those of one process, whatever the layout.
-        """
-        weights, optimizer = self._saved_weights(), None if self._ckpt.no_save_optim else self._optimizer.state()
-        if self._parallel.rank == 0:
-            files.save_checkpoint(
-                folder,
-                weights=weights,
-                optimizer=optimizer,
-                state={
-                    "num_updates": self._num_updates,
-                    "optimizer": self._optimizer_config.optimizer,
-                    "lora_scale": self._lora_scale,
-                    "random": random_state(),
-                },
-                source=self._source,
-                dtype=self._dtype,
-                adapter=self._peft_config(),
-            )
-        use_up(weights)
-        use_up(optimizer or ())
-        if self._critic is not None:
-            self._critic.save(folder / files.CRITIC, with_optimizer=not self._ckpt.no_save_optim)
+    def snapshot(self, *, with_export: bool = False) -> Snapshot:
+        """What `save` writes, and with `with_export` what `save_hf` does, in CPU memory, to be written later."""
+        parts = {name: contents.in_memory() for name, contents in self._contents().items()}
+        if not with_export:
+            return Snapshot(parts)
+        policy = parts[""]
+        is_whole = isinstance(policy, GatheredContents)
+        return Snapshot(parts, policy if is_whole else self._gathered(with_optimizer=False).in_memory())
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as a Hugging Face checkpoint, or the adapters as PEFT has them, into an empty folder.
 
         The other processes only give what they have of them.
         """
-        weights, adapter = self._saved_weights(), self._peft_config()
-        if self._parallel.rank == 0 and adapter is None:
-            files.save_hf_checkpoint(folder, weights=weights, source=self._source, dtype=self._dtype)
-        elif self._parallel.rank == 0 and adapter is not None:
-            files.save_adapter(folder, weights=weights, config=adapter)
-        use_up(weights)
+        self._gathered(with_optimizer=False).write_hf(folder)
+
+    def _contents(self) -> dict[str, Contents]:
+        """What a checkpoint is made of, by the folder in it."""
+        with_optimizer = not self._ckpt.no_save_optim
+        contents: dict[str, Contents] = {"": self._gathered(with_optimizer=with_optimizer)}
+        if self._critic is not None:
+            contents[files.CRITIC] = self._critic.contents(with_optimizer=with_optimizer)
+        return contents
+
+    def _gathered(self, *, with_optimizer: bool) -> GatheredContents:
+        return GatheredContents(
+            weights=self._saved_weights(),
+            optimizer=self._optimizer.state() if with_optimizer else None,
+            state={
+                "num_updates": self._num_updates,
+                "optimizer": self._optimizer_config.optimizer,
+                "lora_scale": self._lora_scale,
+                "random": random_state(),
+            },
+            source=self._source,
+            dtype=self._dtype,
+            is_first=self._parallel.rank == 0,
+            adapter=self._peft_config(),
+        )
 
     def _saved_weights(self) -> Iterator[tuple[str, Tensor]]:
         return self.export_weights() if self._trained.lora_rank is None else self._shards.adapter_weights()

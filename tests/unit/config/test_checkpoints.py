@@ -15,6 +15,7 @@ from slimrl.config.checkpoints import check_checkpoints, save_hf_folder
     [
         (CkptConfig(max_checkpoints_to_keep=2), "--max-checkpoints-to-keep 2 has no effect without --save"),
         (CkptConfig(ckpt_step=3), "--ckpt-step 3 has no effect without --load"),
+        (CkptConfig(async_save=True), "--async-save has no effect without --save-interval"),
         (CkptConfig(save_hf="out/{step}"), "{rollout_id} is the only thing that it may have in braces"),
         (CkptConfig(save_hf="out/{rollout_id"), "{rollout_id} is the only thing that it may have in braces"),
         (CkptConfig(save_hf="out/{}"), "{rollout_id} is the only thing that it may have in braces"),

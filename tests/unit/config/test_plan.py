@@ -71,6 +71,19 @@ def test_a_kl_loss_adds_the_reference_model_and_sgd_keeps_less(make_config: Make
     assert (trainer["reference model"], trainer["optimizer"]) == (4 * PARAMETERS, 0)
 
 
+def test_checkpoints_written_beside_the_steps_cost_a_copy_in_the_first_process(make_config: Make) -> None:
+    ckpt = make_config().ckpt
+    config = make_config(cluster=CPU, ckpt=replace(ckpt, async_save=True, save_interval=1))
+    assert memory(config)["trainer"]["copy to save"] == 12 * PARAMETERS
+    small = make_config(cluster=CPU, ckpt=replace(ckpt, async_save=True, save_interval=1, no_save_optim=True))
+    assert memory(small)["trainer"]["copy to save"] == 4 * PARAMETERS
+    spread = replace(
+        config, cluster=replace(CPU, actor_num_gpus_per_node=2), perf=PerfConfig(tensor_model_parallel_size=2)
+    )
+    assert [memory(spread)[f"trainer {rank}"].get("copy to save") for rank in range(2)] == [12 * PARAMETERS, None]
+    assert "copy to save" not in memory(make_config(cluster=CPU))["trainer"]
+
+
 def test_a_critic_is_a_second_model(make_config: Make) -> None:
     plan = make_plan(make_config(cluster=CPU), num_prompts=2, has_critic=True)
     trainer = next(process.parts for process in plan.processes if process.name == "trainer")

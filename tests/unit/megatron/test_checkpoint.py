@@ -51,6 +51,26 @@ def test_a_resumed_run_goes_on_bit_for_bit(
         assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(resumed).items())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_copy_is_written_later_as_if_no_step_had_followed(
+    dtype: str, checkpoints: dict[str, Path], make_trainer: Make, make_batch: MakeBatch, tmp_path: Path
+) -> None:
+    trainer = make_trainer(checkpoints["qwen3-tied"], dtype=dtype)
+    trainer.train(make_batch(0))
+    snapshot = trainer.snapshot(with_export=True)
+    (tmp_path / "at once").mkdir()
+    trainer.save(tmp_path / "at once")
+    trainer.train(make_batch(1))
+    for name in ("later", "hf"):
+        (tmp_path / name).mkdir()
+    snapshot.write(tmp_path / "later")
+    snapshot.write_hf(tmp_path / "hf")
+    for file in ("optimizer.safetensors", "trainer.json", "model/model.safetensors", "model/config.json"):
+        assert (tmp_path / "later" / file).read_bytes() == (tmp_path / "at once" / file).read_bytes(), file
+    weights = [tmp_path / "hf" / "model.safetensors", tmp_path / "later" / "model" / "model.safetensors"]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 @pytest.fixture
 def _deterministic_torch_afterwards_off() -> Iterator[None]:
     fill = torch.utils.deterministic.fill_uninitialized_memory
