@@ -362,7 +362,7 @@ def _device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda but torch finds no CUDA device; use --device cpu")
-    return torch.device(name)
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 def _dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
