@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 import torch
 
+from slimrl import AdvantageInput, Advantages, advantage_traits, gae
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig, TrainedConfig
 from slimrl.config.layout import KEEP_ALL, Layout, Recompute
 from slimrl.megatron.tensor_files import TensorReader
 from slimrl.megatron.trainer import MegatronTrainer
 from slimrl.types import TrainBatch
 
-WATCHED = ("train/loss", "train/grad_norm", "train/entropy", "train/kl_loss")
+WATCHED = ("train/loss", "train/grad_norm", "train/entropy", "train/kl_loss", "critic/value_loss", "critic/grad_norm")
 FULL, SELECTIVE = Recompute("full", "uniform", 1), Recompute("selective")
 STATIC = PerfConfig(micro_batch_size=3)
 DYNAMIC = PerfConfig(use_dynamic_batch_size=True, max_tokens_per_gpu=48)
@@ -47,13 +48,14 @@ class Case:
     grpo: GrpoConfig = KL_IN_LOSS
     recompute: Recompute = KEEP_ALL
     trained: TrainedConfig = ALL
+    has_critic: bool = False
     is_resumed: bool = False
     """Whether its checkpoint is loaded by one process, and that of one process here."""
 
     @property
     def alone(self) -> Case:
         """The same of one process."""
-        return Case(Layout(), self.model, grpo=self.grpo, trained=self.trained)
+        return Case(Layout(), self.model, grpo=self.grpo, trained=self.trained, has_critic=self.has_critic)
 
 
 CASES: Mapping[int, Mapping[str, Case]] = {
@@ -74,6 +76,10 @@ CASES: Mapping[int, Mapping[str, Case]] = {
         "tp2 sp, adapters": Case(
             Layout(2, tensor_size=2, is_sequence_parallel=True), trained=ADAPTERS, is_resumed=True
         ),
+        "tp2 sp, critic and adapters": Case(
+            Layout(2, tensor_size=2, is_sequence_parallel=True), trained=ADAPTERS, has_critic=True, is_resumed=True
+        ),
+        "ep2, critic": Case(Layout(2, expert_size=2), model="experts", has_critic=True),
         "ep2": Case(Layout(2, expert_size=2), model="experts"),
         "tp2 sp, latent attention": Case(
             Layout(2, tensor_size=2, expert_tensor_size=2, is_sequence_parallel=True), model="latent"
@@ -84,6 +90,7 @@ CASES: Mapping[int, Mapping[str, Case]] = {
             Layout(4, tensor_size=2, pipeline_size=2, is_sequence_parallel=True), recompute=FULL
         ),
         "tp2 pp2, adapters": Case(Layout(4, tensor_size=2, pipeline_size=2), trained=ADAPTERS),
+        "tp2 pp2, critic": Case(Layout(4, tensor_size=2, pipeline_size=2), has_critic=True),
         "cp2 tp2": Case(Layout(4, context_size=2, tensor_size=2)),
         "tp2 sp ep2 pp2, latent attention, adapters": Case(
             Layout(4, tensor_size=2, expert_size=2, pipeline_size=2, is_sequence_parallel=True),
@@ -133,6 +140,16 @@ def centred(rewards: np.ndarray, group_ids: np.ndarray) -> np.ndarray:
     return rewards - means[group_ids]
 
 
+@advantage_traits(compares_group=False, needs_values=True)
+def ppo(rollout: AdvantageInput, /) -> Advantages:
+    rewards = np.zeros(len(rollout.rollout_log_probs))
+    has_tokens = rollout.num_tokens > 0
+    rewards[rollout.num_tokens.cumsum()[has_tokens] - 1] = rollout.rewards[has_tokens]
+    assert rollout.values is not None
+    found = gae(rewards, rollout.values, rollout.num_tokens, gamma=0.9, lambd=0.8)
+    return Advantages(found.advantages.astype(np.float32), found.returns.astype(np.float32))
+
+
 def make(case: Case, models: Path, rank: int = 0, meeting: Path | None = None) -> MegatronTrainer:
     trainer = MegatronTrainer(
         CkptConfig(hf_checkpoint=models / case.model),
@@ -144,7 +161,7 @@ def make(case: Case, models: Path, rank: int = 0, meeting: Path | None = None) -
         num_steps_per_rollout=2,
         global_batch_size=64,
         total_steps=10,
-        advantage=centred,
+        advantage=ppo if case.has_critic else centred,
         transport=Kept(),
         device="cpu",
         dtype="float32",
@@ -279,7 +296,7 @@ def launched(request: pytest.FixtureRequest, folder: Path, single: dict[Case, Tr
                 subprocess.Popen([*command, str(rank), str(size)], env=environment, stdout=output, stderr=output)
             )
     try:
-        end = time.monotonic() + 240
+        end = time.monotonic() + 360
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
             if any(process.poll() for process in processes):
                 break  # the others wait for it
@@ -303,7 +320,7 @@ def cases_of(launched: dict[str, list[Trained]]) -> list[tuple[str, Case]]:
     return [(name, case) for cases in CASES.values() for name, case in cases.items() if name in launched]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_losses_and_gradient_norms_are_those_of_one_process(
     launched: dict[str, list[Trained]], single: dict[Case, Trained]
 ) -> None:
