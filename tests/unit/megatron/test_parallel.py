@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -49,12 +49,13 @@ class Case:
     recompute: Recompute = KEEP_ALL
     trained: TrainedConfig = ALL
     has_critic: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
     is_resumed: bool = False
     """Whether its checkpoint is loaded by one process, and that of one process here."""
 
     @property
     def alone(self) -> Case:
-        """The same of one process."""
+        """The same of one process, in float32."""
         return Case(Layout(), self.model, grpo=self.grpo, trained=self.trained, has_critic=self.has_critic)
 
 
@@ -80,6 +81,12 @@ CASES: Mapping[int, Mapping[str, Case]] = {
             Layout(2, tensor_size=2, is_sequence_parallel=True), trained=ADAPTERS, has_critic=True, is_resumed=True
         ),
         "ep2, critic": Case(Layout(2, expert_size=2), model="experts", has_critic=True),
+        "dp2, distributed optimizer, bfloat16": Case(Layout(2, shares_optimizer=True), perf=BALANCED, dtype="bfloat16"),
+        "tp2 sp, bfloat16": Case(Layout(2, tensor_size=2, is_sequence_parallel=True), dtype="bfloat16"),
+        "tp2 sp, adapters, bfloat16": Case(
+            Layout(2, tensor_size=2, is_sequence_parallel=True), trained=ADAPTERS, dtype="bfloat16"
+        ),
+        "ep2, bfloat16": Case(Layout(2, expert_size=2), model="experts", dtype="bfloat16"),
         "ep2": Case(Layout(2, expert_size=2), model="experts"),
         "tp2 sp, latent attention": Case(
             Layout(2, tensor_size=2, expert_tensor_size=2, is_sequence_parallel=True), model="latent"
@@ -164,7 +171,7 @@ def make(case: Case, models: Path, rank: int = 0, meeting: Path | None = None) -
         advantage=ppo if case.has_critic else centred,
         transport=Kept(),
         device="cpu",
-        dtype="float32",
+        dtype=case.dtype,
         layout=case.layout,
         recompute=case.recompute,
         trained=case.trained,
@@ -316,8 +323,9 @@ def launched(request: pytest.FixtureRequest, folder: Path, single: dict[Case, Tr
     return found
 
 
-def cases_of(launched: dict[str, list[Trained]]) -> list[tuple[str, Case]]:
-    return [(name, case) for cases in CASES.values() for name, case in cases.items() if name in launched]
+def cases_of(launched: dict[str, list[Trained]], dtype: str = "float32") -> list[tuple[str, Case]]:
+    cases = [(name, case) for cases in CASES.values() for name, case in cases.items() if name in launched]
+    return [(name, case) for name, case in cases if case.dtype == dtype]
 
 
 @pytest.mark.timeout(600)
@@ -339,6 +347,23 @@ def test_weights_are_put_together_from_all_processes(
         assert list(weights) == list(expected), name
         for tensor, wanted in expected.items():
             torch.testing.assert_close(weights[tensor], wanted, rtol=1e-3, atol=2e-4, msg=f"{name}: {tensor}")
+
+
+def test_in_bfloat16_they_stay_near_those_of_one_process_in_float32(
+    launched: dict[str, list[Trained]], single: dict[Case, Trained], folder: Path
+) -> None:
+    *_, last = pickle.loads((folder / "batches").read_bytes())  # noqa: S301
+    for name, case in cases_of(launched, "bfloat16"):
+        expected = single[case.alone]
+        trainer = make(replace(case.alone, dtype=case.dtype), folder / "models")
+        trainer.load(launched[name][0].checkpoint)
+        resumed = watched(trainer, [last])
+        for trained in launched[name]:
+            found = zip([*trained.steps, *resumed], [*expected.steps, *expected.resumed], strict=True)
+            for step, wanted in found:
+                assert step["train/loss"] == pytest.approx(wanted["train/loss"], abs=0.05), name
+                assert step["train/grad_norm"] == pytest.approx(wanted["train/grad_norm"], rel=0.15), name
+                assert step["train/entropy"] == pytest.approx(wanted["train/entropy"], rel=0.01), name
 
 
 def test_a_checkpoint_goes_on_at_another_layout(
