@@ -15,6 +15,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from slimrl.algorithms.segments import Segment
+from slimrl.megatron.rotary import Rotation
 from slimrl.megatron.token_split import TokenSplit, own_segments
 
 
@@ -22,7 +23,7 @@ from slimrl.megatron.token_split import TokenSplit, own_segments
 class PackedSegments(PackedSeqParams):  # type: ignore[misc]  # Megatron has no types
     """Megatron's packed-sequence parameters and who attends to whom.
 
-    To Megatron's rotary code all tokens are one sequence, whose angles are given token by token.
+    To Megatron all tokens are one sequence.
     """
 
     row_sizes: list[int] = field(default_factory=list)
@@ -35,6 +36,8 @@ class PackedSegments(PackedSeqParams):  # type: ignore[misc]  # Megatron has no 
     """[segments] bool [rows, keys], or None for plainly causal."""
     sharing: Any = None
     """The group of processes among which the tokens are split; `keys` counts all their tokens, process by process."""
+    rotation: Rotation | None = None
+    """Of queries and keys, which the model sets; None where they come turned."""
     bounds: tuple[Tensor, Tensor] | None = None
     """[segments + 1] int32 each: where segments begin among query tokens and among keys; None where there are masks."""
 
@@ -108,6 +111,8 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no 
     ) -> Tensor:
         """[tokens, heads, channels] each, fewer heads for key and value; returns [tokens, heads * value channels]."""
         packed = packed_seq_params
+        if packed.rotation is not None:
+            query, key = packed.rotation(query), packed.rotation(key)
         if packed.sharing is not None:
             key, value = (
                 gather_from_sequence_parallel_region(part.contiguous(), group=packed.sharing) for part in (key, value)

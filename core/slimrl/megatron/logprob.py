@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from slimrl.megatron.logits import add_product, chunks, product
+from slimrl.megatron.logprob_gpu import GpuLogProbs
 from slimrl.megatron.vocabulary import VocabularyShare
 
-KEPT_BYTES = {"cpu": 2**28, "cuda": 2**31}
+KEPT_BYTES = 2**28
 """Probabilities up to this size stay for the backward pass; beyond it they are computed again, chunk by chunk."""
-CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}
-"""Logits computed at once: what a cache holds, or what keeps a GPU busy."""
 
 
 class TokenLogProbs(NamedTuple):
@@ -39,9 +39,14 @@ def token_log_probs(
     predicts a token, and its id. Many tokens may share a row. Differentiable in hidden and weight.
     With a share of the vocabulary `weight` has its rows, and the gradient of hidden is that share's part.
     """
-    log_probs, entropy = _LogProbs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, rows, targets, temperature, entropy_has_grad, share
-    )
+    if hidden.is_cuda and share is None:
+        log_probs, entropy = GpuLogProbs.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, rows, targets, temperature, entropy_has_grad
+        )
+    else:
+        log_probs, entropy = _LogProbs.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, rows, targets, temperature, entropy_has_grad, share
+        )
     return TokenLogProbs(log_probs, entropy[rows])
 
 
@@ -64,13 +69,13 @@ class _LogProbs(torch.autograd.Function):
         # processes that share the vocabulary cut it the same way, whichever has padding
         num_rows, vocabulary = hidden.size(0), weight.size(0)
         words = _without_padding(weight, share)
-        is_kept = any(ctx.needs_input_grad[:2]) and num_rows * vocabulary * 4 <= KEPT_BYTES[hidden.device.type]
+        is_kept = any(ctx.needs_input_grad[:2]) and num_rows * vocabulary * 4 <= KEPT_BYTES
         kept = hidden.new_empty((num_rows, words.size(0)), dtype=torch.float32) if is_kept else None
         picked = hidden.new_empty(rows.size(0), dtype=torch.float32)
         entropy = hidden.new_empty(num_rows, dtype=torch.float32)
         log_sums = hidden.new_empty(num_rows, dtype=torch.float32)
         scratch: Tensor | None = None
-        for low, high in _chunks(num_rows, weight):
+        for low, high in chunks(num_rows, weight):
             scratch = logits = _logits(hidden[low:high], words, temperature, scratch, share)
             inside = ((rows >= low) & (rows < high)).nonzero().squeeze(-1)
             exps = torch.exp(logits, out=None if kept is None else kept[low:high])
@@ -98,7 +103,7 @@ class _LogProbs(torch.autograd.Function):
         grad_words = _without_padding(grad_weight, share) if ctx.needs_input_grad[1] else None
         grad_hidden = torch.empty_like(hidden)
         whole = [(0, hidden.size(0))]
-        for low, high in whole if kept is not None else _chunks(hidden.size(0), weight):
+        for low, high in whole if kept is not None else chunks(hidden.size(0), weight):
             exps = kept if kept is not None else _logits(hidden[low:high], words, ctx.temperature, share=share).exp_()
             scale = -per_row[low:high, None]
             if ctx.entropy_has_grad:
@@ -111,7 +116,7 @@ class _LogProbs(torch.autograd.Function):
             torch.mm(p, words, out=grad_hidden[low:high])
             grad_hidden[low:high].mul_(scale)
             if grad_words is not None:
-                _add_product(grad_words, p.t(), (hidden[low:high] * scale).to(hidden.dtype))
+                add_product(grad_words, p.t(), (hidden[low:high] * scale).to(hidden.dtype))
         if share is not None:
             targets, is_here = share.find(targets)
             grad_picked = grad_picked * is_here
@@ -121,25 +126,6 @@ class _LogProbs(torch.autograd.Function):
             return grad_hidden, None, None, None, None, None, None
         grad_weight.index_add_(0, targets, (hidden[rows] * sparse).to(grad_weight.dtype))
         return grad_hidden, grad_weight if buffer is None else None, None, None, None, None, None
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if total.dtype is left.dtype:
-        total.addmm_(left, right)
-    else:  # bfloat16 weights whose gradients are summed in float32
-        total.add_(_product(left, right))
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """In float32, which a GPU gives without rounding in between."""
-    if left.is_cuda and left.dtype is not torch.float32:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return torch.mm(left, right).float()
-
-
-def _chunks(num_rows: int, weight: Tensor) -> list[tuple[int, int]]:
-    size = max(1, CHUNK_BYTES[weight.device.type] // (4 * weight.size(0)))
-    return [(low, min(low + size, num_rows)) for low in range(0, num_rows, size)]
 
 
 def _without_padding(weight: Tensor, share: VocabularyShare | None) -> Tensor:
@@ -169,7 +155,7 @@ def _logits(
         # memory that was used before costs a tenth of memory fresh from the system
         logits = torch.mm(hidden, weight.t(), out=scratch[: hidden.size(0)])
     else:
-        logits = _product(hidden, weight.t())
+        logits = product(hidden, weight.t())
     if temperature != 1.0:
         logits.div_(temperature)
     largest = logits.amax(-1, keepdim=True)

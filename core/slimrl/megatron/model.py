@@ -25,7 +25,7 @@ from slimrl.megatron.embedding import embed, embed_share
 from slimrl.megatron.layers import block_spec
 from slimrl.megatron.mla_shape import MlaShape
 from slimrl.megatron.moe_shape import MoeShape
-from slimrl.megatron.rotary import inverse_frequencies, rotary_angles
+from slimrl.megatron.rotary import inverse_frequencies, rotary_angles, rotation
 from slimrl.megatron.shape import ModelShape
 from slimrl.megatron.vocabulary import VocabularyShare
 
@@ -61,12 +61,16 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
         if embedded is not None and self.config.recompute_granularity == "full" and torch.is_grad_enabled():
             # layers are computed again only for an input with a gradient, which a frozen embedding's has not
             embedded.requires_grad_()
+        positions, is_interleaved = packed.positions, self.config.rotary_interleaved
+        angles = None
+        if self.config.multi_latent_attention:
+            angles = rotary_angles(positions, self.frequencies, interleaved=is_interleaved)
+        else:
+            packed.segments.rotation = rotation(positions, self.frequencies, is_interleaved=is_interleaved)
         hidden: Tensor = self.decoder(
             hidden_states=embedded,
             attention_mask=None,
-            rotary_pos_emb=rotary_angles(
-                packed.positions, self.frequencies, interleaved=self.config.rotary_interleaved
-            ),
+            rotary_pos_emb=angles,
             packed_seq_params=packed.segments,
         )
         if not self.post_process:

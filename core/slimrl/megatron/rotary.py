@@ -3,11 +3,59 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from slimrl.megatron.fused import fused
 from slimrl.megatron.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How each token's queries and keys are turned."""
+
+    cos: Tensor
+    """[tokens, 1, rotary_channels / 2], float32, as is `sin`."""
+    sin: Tensor
+    is_interleaved: bool
+    """Whether a pair is two neighbours, not two channels half of them apart."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[tokens, heads, channels]; channels behind the rotary ones stay. Differentiable in x."""
+        turned: Tensor = _Rotate.apply(x, self.cos, self.sin, self.is_interleaved)  # type: ignore[no-untyped-call]
+        return turned
+
+
+def rotation(positions: Tensor, frequencies: Tensor, *, is_interleaved: bool = False) -> Rotation:
+    """The rotation of tokens at positions [tokens]."""
+    angles = (positions.to(torch.float32)[:, None] * frequencies)[:, None]
+    return Rotation(angles.cos(), angles.sin(), is_interleaved)
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, is_interleaved: bool) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.is_interleaved = is_interleaved
+        return _rotate(x, cos, sin, is_interleaved)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(grads[0], cos, -sin, ctx.is_interleaved), None, None, None
+
+
+@fused
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, is_interleaved: bool) -> Tensor:
+    num_rotary = 2 * cos.size(-1)
+    rotary = x[..., :num_rotary].float()
+    first, second = (rotary[..., ::2], rotary[..., 1::2]) if is_interleaved else rotary.chunk(2, -1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    both = torch.stack(turned, -1).flatten(-2) if is_interleaved else torch.cat(turned, -1)
+    return torch.cat((both.to(x.dtype), x[..., num_rotary:]), -1)
 
 
 def inverse_frequencies(shape: ModelShape) -> Tensor:
@@ -56,7 +104,7 @@ def _yarn_share(shape: ModelShape) -> Tensor:
 
 
 def rotary_angles(positions: Tensor, frequencies: Tensor, *, interleaved: bool = False) -> Tensor:
-    """Angles that Megatron's rotary embedding takes: [tokens] -> [tokens, 1, 1, rotary_channels]."""
+    """Angles that Megatron's latent attention takes: [tokens] -> [tokens, 1, 1, rotary_channels]."""
     angles = positions.to(torch.float32)[:, None] * frequencies[None, :]
     both = angles.repeat_interleave(2, dim=-1) if interleaved else torch.cat((angles, angles), dim=-1)
     return both[:, None, None, :]

@@ -79,6 +79,45 @@ def test_flash_attention_over_a_trie_equals_a_dense_mask(
         assert (one.double() - other).norm() < 0.01 * other.norm()
 
 
+@pytest.mark.parametrize("entropy_has_grad", [True, False])
+def test_log_probs_of_a_large_vocabulary_equal_log_softmax(
+    entropy_has_grad: bool, checkpoints: dict[str, Path], make_trainer: Callable[..., MegatronTrainer]
+) -> None:
+    make_trainer(checkpoints["llama"], device="cuda")
+    from slimrl.megatron.logprob import token_log_probs
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    hidden = torch.randn(3000, 128, generator=generator, device="cuda").bfloat16().requires_grad_()
+    weight = torch.randn(151936, 128, generator=generator, device="cuda").mul_(0.2).bfloat16().requires_grad_()
+    weight.main_grad = torch.zeros(weight.shape, device="cuda")
+    rows = torch.randint(0, 3000, (4000,), generator=generator, device="cuda")
+    targets = torch.randint(0, 151936, (4000,), generator=generator, device="cuda")
+    found = token_log_probs(hidden, weight, rows, targets, temperature=0.8, entropy_has_grad=entropy_has_grad)
+    slow = [part.detach().double().requires_grad_() for part in (hidden, weight)]
+    log_p = (slow[0] @ slow[1].T / 0.8).log_softmax(-1)
+    wanted = log_p[rows].gather(-1, targets[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)[rows]
+    for one, other in zip(found, wanted, strict=True):
+        assert (one - other).abs().max() < 1e-4
+    factors = torch.randn(2, 4000, generator=generator, device="cuda")
+    sums = [(factors[0] * p).sum() + entropy_has_grad * (factors[1] * h).sum() for p, h in (found, wanted)]
+    sums[0].backward()
+    for one, other in zip((hidden.grad, weight.main_grad), torch.autograd.grad(sums[1], slow), strict=True):
+        assert one is not None
+        assert (one - other).norm() < 0.01 * other.norm()
+
+
+def test_chains_of_operations_are_compiled(caplog: pytest.LogCaptureFixture) -> None:
+    from slimrl.megatron.fused import fused
+
+    @fused
+    def chain(x: torch.Tensor, factor: float) -> torch.Tensor:
+        return (x * factor).exp().sum(-1)
+
+    x = torch.randn(5, 7, device="cuda")
+    torch.testing.assert_close(chain(x, 0.5), (x * 0.5).exp().sum(-1))
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_equals_the_slow_version(

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slimrl.megatron import logprob
+from slimrl.megatron import logits, logprob
 from slimrl.megatron.logprob import token_log_probs
+from slimrl.megatron.logprob_gpu import GpuLogProbs
 
 
 def slow(hidden: torch.Tensor, weight: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, temperature: float):
@@ -16,14 +17,23 @@ def slow(hidden: torch.Tensor, weight: torch.Tensor, rows: torch.Tensor, targets
     return log_p.gather(-1, targets[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
 
 
-def check(num_rows: int, num_tokens: int, temperature: float, entropy_has_grad: bool, seed: int) -> None:
+def gpu_log_probs(hidden: torch.Tensor, weight: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, **kwargs):
+    log_probs, entropy = GpuLogProbs.apply(
+        hidden, weight, rows, targets, kwargs["temperature"], kwargs["entropy_has_grad"]
+    )
+    return log_probs, entropy[rows]
+
+
+def check(
+    num_rows: int, num_tokens: int, temperature: float, entropy_has_grad: bool, seed: int, compute=token_log_probs
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(num_rows, 16, generator=generator, requires_grad=True)
     weight = torch.randn(50, 16, generator=generator, requires_grad=True)
     rows = torch.randint(0, num_rows, (num_tokens,), generator=generator)
     targets = torch.randint(0, 50, (num_tokens,), generator=generator)
     factors = torch.randn(2, num_tokens, generator=generator)
-    log_probs, entropy = token_log_probs(
+    log_probs, entropy = compute(
         hidden, weight, rows, targets, temperature=temperature, entropy_has_grad=entropy_has_grad
     )
     expected = slow(hidden.double(), weight.double(), rows, targets, temperature)
@@ -38,21 +48,29 @@ def check(num_rows: int, num_tokens: int, temperature: float, entropy_has_grad: 
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 20), st.floats(0.3, 2.0), st.booleans(), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 20),
+    st.floats(0.3, 2.0),
+    st.booleans(),
+    st.integers(0, 99),
+    st.sampled_from([token_log_probs, gpu_log_probs]),
+)
 def test_values_and_gradients_equal_log_softmax(
-    num_rows: int, num_tokens: int, temperature: float, entropy_has_grad: bool, seed: int
+    num_rows: int, num_tokens: int, temperature: float, entropy_has_grad: bool, seed: int, compute
 ) -> None:
-    check(num_rows, num_tokens, temperature, entropy_has_grad, seed)
+    check(num_rows, num_tokens, temperature, entropy_has_grad, seed, compute)
 
 
+@pytest.mark.parametrize("compute", [token_log_probs, gpu_log_probs])
 @pytest.mark.parametrize("entropy_has_grad", [True, False])
 def test_computing_logits_again_in_chunks_gives_the_same(
-    entropy_has_grad: bool, monkeypatch: pytest.MonkeyPatch
+    entropy_has_grad: bool, compute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logprob, "KEPT_BYTES", {"cpu": 0})
-    monkeypatch.setattr(logprob, "CHUNK_BYTES", {"cpu": 3 * 50 * 4})
-    check(8, 15, 0.8, entropy_has_grad, seed=1)
+    monkeypatch.setattr(logprob, "KEPT_BYTES", 0)
+    monkeypatch.setattr(logits, "CHUNK_BYTES", {"cpu": 3 * 50 * 4})
+    check(8, 15, 0.8, entropy_has_grad, seed=1, compute=compute)
 
 
 def test_large_logits_stay_accurate() -> None:

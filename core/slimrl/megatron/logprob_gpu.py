@@ -1,0 +1,95 @@
+"""Log-probs on a GPU: each piece of the logits is written once and read by two kernels, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimrl.megatron.fused import fused
+from slimrl.megatron.logits import add_product, chunks, product
+
+
+class GpuLogProbs(torch.autograd.Function):
+    """Log-prob of each token and entropy of each row; nothing of the vocabulary's size is kept for the backward pass.
+
+    d log p_t / d z_v = [v = t] - p_v and d H / d z_v = -p_v (log p_v + H). The first part is a few rows of the
+    weight, so it is added apart.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        rows: Tensor,
+        targets: Tensor,
+        temperature: float,
+        entropy_has_grad: bool,
+    ) -> tuple[Tensor, Tensor]:
+        log_sums = hidden.new_empty(hidden.size(0), dtype=torch.float32)
+        entropy = torch.empty_like(log_sums)
+        for low, high in chunks(hidden.size(0), weight):
+            logits = product(hidden[low:high], weight.t())
+            log_sums[low:high], entropy[low:high] = _sums(logits, temperature)
+        ctx.save_for_backward(hidden, weight, rows, targets, entropy, log_sums)
+        ctx.temperature, ctx.entropy_has_grad = temperature, entropy_has_grad
+        if not entropy_has_grad:
+            ctx.mark_non_differentiable(entropy)
+        return _dots(hidden[rows], weight[targets]) / temperature - log_sums[rows], entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        hidden, weight, rows, targets, entropy, log_sums = ctx.saved_tensors
+        grad_picked = grads[0] / ctx.temperature
+        per_row = torch.zeros_like(entropy).index_add_(0, rows, grad_picked)
+        grad_entropy = grads[1] / ctx.temperature if ctx.entropy_has_grad else torch.zeros_like(entropy)
+        # Megatron's DDP gives parameters a buffer that gradients are summed in; a gradient of the whole vocabulary
+        # is too large to be made apart and added.
+        buffer = getattr(weight, "main_grad", None)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight) if buffer is None else buffer
+        grad_hidden = torch.empty_like(hidden)
+        for low, high in chunks(hidden.size(0), weight):
+            logits = product(hidden[low:high], weight.t())
+            part = slice(low, high)
+            found = _grads(logits, ctx.temperature, log_sums[part], entropy[part], per_row[part], grad_entropy[part])
+            found = found.to(hidden.dtype)
+            torch.mm(found, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                add_product(grad_weight, found.t(), hidden[part])
+        sparse = grad_picked[:, None]
+        grad_hidden.index_add_(0, rows, (weight[targets] * sparse).to(grad_hidden.dtype))
+        if grad_weight is None:
+            return grad_hidden, None, None, None, None, None
+        grad_weight.index_add_(0, targets, (hidden[rows] * sparse).to(grad_weight.dtype))
+        return grad_hidden, grad_weight if buffer is None else None, None, None, None, None
+
+
+@fused
+def _sums(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log of the sum of exponentials, and entropy, of each row."""
+    scaled = logits / temperature
+    largest = scaled.amax(-1, keepdim=True)
+    shifted = scaled - largest
+    exps = shifted.exp()
+    total = exps.sum(-1)
+    log_total = total.log()
+    return largest[:, 0] + log_total, log_total - (shifted * exps).sum(-1) / total
+
+
+@fused
+def _grads(
+    logits: Tensor, temperature: float, log_sums: Tensor, entropy: Tensor, per_row: Tensor, grad_entropy: Tensor
+) -> Tensor:
+    """Gradient of the logits times the temperature, but for the sampled tokens' own part."""
+    log_p = logits / temperature - log_sums[:, None]
+    return -log_p.exp() * (per_row[:, None] + grad_entropy[:, None] * (log_p + entropy[:, None]))
+
+
+@fused
+def _dots(left: Tensor, right: Tensor) -> Tensor:
+    """Row by row, in float32."""
+    return (left.float() * right.float()).sum(-1)
