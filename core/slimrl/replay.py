@@ -160,8 +160,9 @@ def kept_groups(groups: Sequence[Group]) -> list[Group]:
 
 def advantages_without_model(batch: TrainBatch, plugins: PluginSet, grpo: GrpoConfig) -> list[float]:
     """The mean advantage of each sample; for an estimator that needs no log-probs of the model."""
-    from slimrl.megatron.advantages import Known, advantages_of
+    from slimrl.megatron.advantages import advantages_of
     from slimrl.megatron.functions import TrainFunctions
+    from slimrl.megatron.known import Known
 
     name, functions = grpo.advantage_estimator, TrainFunctions.of(plugins)
     found = advantages_of(

@@ -125,6 +125,8 @@ class Sample:
     generate_seconds: float = 0.0
     failure: str = ""
     """What kind of failure it was, as a metric's suffix: `engine`, `timeout`, `value_error`; empty if none."""
+    teacher_log_probs: list[float] = field(default_factory=list)
+    """Of the response tokens, where a teacher behind an engine was asked for them (--use-opd); else empty."""
 
     def append(
         self,
@@ -197,6 +199,8 @@ class TrainBatch:
     """[samples]"""
     advantages: NDArray[np.float32] | None = None
     """[samples] where a function of the user's made them of the rewards, in place of the estimator."""
+    teacher_log_probs: NDArray[np.float32] | None = None
+    """[response tokens] of a teacher behind an engine, natural log; None where there is none."""
 
     def __len__(self) -> int:
         return len(self.rewards)

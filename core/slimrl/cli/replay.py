@@ -18,6 +18,7 @@ from slimrl.cli.main import EXIT_FAILED
 from slimrl.cli.plugin_flags import check_options, load_plugins
 from slimrl.config import Config
 from slimrl.config.batch import solve_batch
+from slimrl.config.distillation import as_distillation
 from slimrl.config.flags import parse
 from slimrl.config.resolve import resolve
 from slimrl.config.sft import as_sft, is_sft
@@ -128,7 +129,7 @@ def _resolved(run: RunDir, words: Sequence[str], registry: Registry) -> Job:
         raise UsageError(f"{run.path} is no run folder: there is no {run.config.name} in it")
     parsed = parse(["--config", str(run.config)], extra=registry.catalogue.option_types)
     flags, plugin_options = read_flags(words, ReplayFlags, parsed.plugin_options)
-    config, _ = resolve(*as_sft(parsed.config, parsed.origins))
+    config, _ = resolve(*as_distillation(*as_sft(parsed.config, parsed.origins)))
     steps = stored_steps(run.rollouts)
     if not steps:
         raise UsageError(f"{run.path} has no stored samples ({run.rollouts.name}/STEP.parquet)")
@@ -235,12 +236,18 @@ def _check_training(
     report = problem if training is None else training.report(step, batch)
     if not isinstance(report, str):
         yield replay.check_advantages(step, recorded, batch, [float(value) for value in report.advantages])
-    elif job.config.grpo.kl_coef or advantage_traits_of(job.plugins.advantage).needs_values:
-        yield replay.Check(step, "advantages", left_out=f"the estimator needs the model: {report}")
+    elif _needs_model(job):
+        yield replay.Check(step, "advantages", left_out=f"they need the model: {report}")
     else:
         found = replay.advantages_without_model(batch, job.plugins, job.config.grpo)
         yield replay.check_advantages(step, recorded, batch, found)
     yield _training_check(step, row, report, tolerance)
+
+
+def _needs_model(job: Job) -> bool:
+    """Whether advantages are made of what a model says of the tokens."""
+    grpo = job.config.grpo
+    return bool(grpo.kl_coef or grpo.use_opd or advantage_traits_of(job.plugins.advantage).needs_values)
 
 
 def _training_check(step: int, row: Mapping[str, float], report: TrainReport | str, tolerance: Tolerance) -> Check:

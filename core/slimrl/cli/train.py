@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -13,8 +14,10 @@ from slimrl.checkpoints import latest_checkpoint
 from slimrl.cli.main import EXIT_INTERRUPTED
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, take_plugin_flags
 from slimrl.cli.reward_flags import shown_command
+from slimrl.cli.teacher import with_teacher
 from slimrl.config import Config, RolloutConfig
 from slimrl.config.check import check
+from slimrl.config.distillation import as_distillation
 from slimrl.config.estimator import check_estimator
 from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins, parse
@@ -37,6 +40,9 @@ from slimrl.traits import advantage_traits_of
 T = TypeVar("T")
 
 SWITCHES = {"dry-run": "Check everything, print the plan (batches, steps, processes, memory) and start nothing."}
+
+COMPARES_REWARDS = ("check_reward_nonzero_std", "check_reward_nonzero_std_with_fallback", "accuracy_band")
+"""Dynamic filters that keep a group for the rewards in it."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,13 @@ def prepare(argv: Sequence[str]) -> Prepared:
         switches=SWITCHES,
         extra=registry.catalogue.option_types,
     )
-    said, found = as_sft(parsed.config, parsed.origins)
+    said, found = as_distillation(*as_sft(parsed.config, parsed.origins))
     problems = check(said)
     rows = read_rows(said, problems)
     num_prompts = rows.num_prompts
     config, origins = resolve(said, found, num_prompts=num_prompts)
     plugins = None
-    missing = without_reward(config.rollout, rows)
+    missing = without_task_reward(config, rows) if config.grpo.use_opd else without_reward(config.rollout, rows)
     if missing is None:
         plugins = attempt(lambda: resolve_plugins(config, rows, parsed.plugin_options, selection, registry), problems)
         problems += plugin_problems(plugins, rows, registry, given_options(origins)) if plugins else []
@@ -106,6 +112,8 @@ def prepare(argv: Sequence[str]) -> Prepared:
         model = attempt(lambda: open_hf_folder(folder, "--hf-checkpoint"), [])  # `check` has reported it
         problems += check_model_flags(config.model, model.config) if model else []
         problems += layout_problems_of(config, model.config) if model else []
+        if model is not None:
+            config = attempt(partial(with_teacher, config, model.config), problems) or config
     if problems:
         raise ConfigError(problems)
     assert plugins is not None, "a check that failed has named its problem"
@@ -132,6 +140,8 @@ class PromptRows:
     """The rewards that rows name, each with the first row that does."""
     unnamed: str | None = None
     """The first row that names none, where the set has no reward of its own."""
+    unnamed_eval: str | None = None
+    """The first of an evaluation set."""
     left_out: tuple[LeftOut, ...] = ()
     """Rows of the training prompts that are not used."""
 
@@ -160,6 +170,7 @@ def read_rows(config: Config, problems: list[str]) -> PromptRows:
             scan = attempt(partial(scan_evaluation, dataset, config.eval, rollout, folder), problems)
             if scan is not None and dataset.reward is None:
                 rows.add(scan)
+                rows.unnamed_eval = rows.unnamed_eval or scan.unnamed
     return rows
 
 
@@ -170,7 +181,7 @@ def _is_read(path: Path) -> bool:
 
 def without_reward(rollout: RolloutConfig, rows: PromptRows) -> str | None:
     """What is to be said where a row has no reward; None where each has one."""
-    if rollout.custom_rm_path or rollout.reward or (rollout.rm_type or "").strip() or is_sft(rollout):
+    if names_reward(rollout) or is_sft(rollout):
         return None
     if not rows.rm_types:
         return "a reward is required: --rm-type NAME, --reward NAME=WEIGHT or --custom-rm-path FILE.py:FUNCTION"
@@ -180,6 +191,26 @@ def without_reward(rollout: RolloutConfig, rows: PromptRows) -> str | None:
         f"{rows.unnamed}: no reward: other rows name one (metadata.rm_type), this one does not; say what scores it "
         "with --rm-type NAME"
     )
+
+
+def without_task_reward(config: Config, rows: PromptRows) -> str | None:
+    """What is to be said where a policy learns from a teacher, and a reward is missing that something else reads."""
+    if names_reward(config.rollout):
+        return None
+    if rows.unnamed_eval is not None:
+        return f"{rows.unnamed_eval}: no reward: an evaluation needs one; say what scores it with --rm-type NAME"
+    dynamic_filter = config.rollout.dynamic_sampling_filter_path or ""
+    if not rows.rm_types and re.split("[.:/]", dynamic_filter)[-1] in COMPARES_REWARDS:
+        return (
+            f"--dynamic-sampling-filter-path {dynamic_filter} compares rewards, and with --use-opd and no reward all "
+            "are 0: it would drop every group; leave it out, or give a reward (--rm-type NAME)"
+        )
+    return None
+
+
+def names_reward(rollout: RolloutConfig) -> bool:
+    """Whether a flag says what scores every sample."""
+    return bool(rollout.custom_rm_path or rollout.reward or (rollout.rm_type or "").strip())
 
 
 def resolve_plugins(

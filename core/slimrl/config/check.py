@@ -11,6 +11,7 @@ from pathlib import Path
 from slimrl.config import Config, EvalConfig, GrpoConfig, OptimizerConfig, RolloutConfig
 from slimrl.config.batch import solve_batch
 from slimrl.config.checkpoints import check_checkpoints
+from slimrl.config.distillation import check_distillation
 from slimrl.config.engines import check_engines
 from slimrl.config.eval_sets import check_set, eval_datasets
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
@@ -51,6 +52,7 @@ def check(config: Config) -> list[str]:
         *_async(config),
         *check_hooks(config),
         *check_sft(config),
+        *check_distillation(config),
         *_rm_url(config),
         *_eval(config.eval, config.rollout.rollout_max_response_len),
         *_loss(config),

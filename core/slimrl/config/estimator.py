@@ -19,7 +19,7 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
     """Every broken rule between the configuration and the traits of its estimator, one sentence each."""
     grpo, name = config.grpo, config.grpo.advantage_estimator
     makes = makes_advantages(config.rollout) or grpo.custom_advantage_function_path is not None
-    is_alone = config.rollout.n_samples_per_prompt == 1 and not makes
+    is_alone = config.rollout.n_samples_per_prompt == 1 and not (makes or grpo.use_opd)
     if is_alone and traits.compares_group:
         yield (
             f"--n-samples-per-prompt 1 with --advantage-estimator {name} trains nothing: a reward is compared with its "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -32,6 +33,18 @@ class GrpoConfig:
     """How far the critic's value of a token may move from what it was before the rollout's first step, in its loss."""
     num_critic_only_steps: int = 0
     """Rollouts at the beginning that only the critic is trained on."""
+    use_opd: bool = False
+    """On-policy distillation: a token's advantage is lowered by --opd-kl-coef times (log-prob of the policy - of a teacher). Needs no reward."""
+    opd_type: Literal["sglang", "megatron"] | None = None
+    """Where the teacher is: behind an engine (--opd-teacher-url), or in the trainer, as other weights for the policy's model (--opd-teacher-load)."""
+    opd_kl_coef: float = 1.0
+    """Weight of distillation in the advantages."""
+    opd_teacher_url: str | None = None
+    """Address of the teacher's engine, SGLang or `slimrl serve`, with the policy's vocabulary: http://HOST:PORT."""
+    opd_teacher_load: Path | None = None
+    """The teacher's weights: HF folder, or a folder of checkpoints of slimrl; a model of the policy's shape."""
+    opd_teacher_ckpt_step: int | None = None
+    """Step of the checkpoint in --opd-teacher-load to take. Unset: the one written last whose checksums fit."""
     normalize_advantages: bool = False
     """Whiten the advantages over all trained tokens of a rollout: mean 0, standard deviation 1."""
     eps_clip: float = 0.2

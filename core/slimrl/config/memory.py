@@ -58,6 +58,8 @@ def estimate_memory(
     }
     if (config.grpo.use_kl_loss or config.grpo.kl_coef) and rank is None:  # else it is the model without adapters
         trainer["reference model"] = part * num_parameters * size
+    if config.grpo.opd_teacher_load is not None:
+        trainer["teacher"] = part * num_parameters * size
     if has_critic:
         trainer["critic"] = part * num_critic * (size + 4.0 + kept)
     processes: dict[str, dict[str, float]] = {"driver": {}, "rollout manager": {}}

@@ -151,6 +151,8 @@ def format_plan(plan: Plan, config: Config) -> str:
         ("device", f"{p.device}, {p.dtype}, {p.num_threads} threads"),
         ("engines", _engines_line(p, config)),
     ]
+    if config.grpo.use_opd:
+        rows.append(("teacher", str(config.grpo.opd_teacher_url or config.grpo.opd_teacher_load)))
     if config.eval.eval_interval:
         names = ", ".join(dataset.name for dataset in eval_datasets(config.eval, []))
         rows.append(("evaluation", f"{names} every {config.eval.eval_interval} rollouts"))

@@ -95,6 +95,8 @@ RANGES: Mapping[str, Range] = {
     "value_clip": POSITIVE,
     "num_critic_only_steps": NOT_NEGATIVE,
     "kl_loss_coef": NOT_NEGATIVE,
+    "opd_kl_coef": POSITIVE,
+    "opd_teacher_ckpt_step": NOT_NEGATIVE,
     "entropy_coef": FINITE,
     "lr": NOT_NEGATIVE,
     "min_lr": NOT_NEGATIVE,

@@ -86,6 +86,7 @@ def _forget(sample: Sample) -> None:
     sample.log_probs.clear()
     sample.loss_mask.clear()
     sample.weight_versions.clear()
+    sample.teacher_log_probs.clear()
     sample.response = ""
     sample.status = Status.PENDING
     sample.reason = ""

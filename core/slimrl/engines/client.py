@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from slimrl.engines.completion import parse_completion
+from slimrl.engines.completion import parse_completion, parse_log_probs
 from slimrl.engines.dialect import Dialect, dialect_of
 from slimrl.engines.http import EngineHttp, Json, decode
 from slimrl.errors import EngineError
@@ -94,6 +94,22 @@ class HttpEngineClient:
                 if request_id is not None:
                     self._rids.pop(request_id, None)
         return await self._parse(answer, time.perf_counter() - start)
+
+    async def log_probs(self, tokens: Sequence[int]) -> list[float]:
+        """Log-prob of every token but the first, each after those before it, at temperature 1; nothing is generated.
+
+        Raises EngineError as `generate` does.
+        """
+        self._check(tokens)
+        body = {
+            "input_ids": list(tokens),
+            "sampling_params": {"max_new_tokens": 0, "temperature": 1.0},
+            "return_logprob": True,
+            "logprob_start_len": 0,
+        }
+        async with self._slots:
+            answer = await self._http.call("POST", "/generate", body, timeout_s=self._generate_timeout_s)
+        return parse_log_probs(answer, tokens)
 
     async def _parse(self, body: bytes, seconds: float) -> Completion:
         if len(body) < _LONG_BYTES:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from slimrl.algorithms.whiten import moments, whiten
 from slimrl.errors import TrainError
 from slimrl.estimator import Estimate
+from slimrl.megatron.distillation import Distillation
+from slimrl.megatron.known import Known
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.types import AdvantageInput, TrainBatch
 
@@ -30,26 +32,13 @@ class Advantages:
     """[response tokens] what a critic's values are trained towards, zeros where not trained; None without a critic"""
 
 
-@dataclass(frozen=True)
-class Known:
-    """What models say of a batch's response tokens before the first optimizer step, each [response tokens].
-
-    Log-probs are natural. Zeros where nothing asked for a token's, None where nothing asked for any.
-    """
-
-    log_probs: NDArray[np.float32] | None = None
-    """Of the policy."""
-    ref_log_probs: NDArray[np.float32] | None = None
-    values: NDArray[np.float32] | None = None
-    """Of the critic."""
-
-
 def advantages_of(
     batch: TrainBatch,
     estimate: Estimate,
     known: Known,
     *,
     name: str,
+    distillation: Distillation | None = None,
     normalize: bool = False,
     function: RunHookFunction | None = None,
     postprocess: RunHookFunction | None = None,
@@ -57,7 +46,8 @@ def advantages_of(
     """The advantages that come with a batch, else those of the estimator, which is called `name`; then `postprocess`.
 
     `function` is the user's in place of the estimator: slime's is called here, one of ours is `estimate`.
-    `normalize` whitens them over all trained tokens. A token that is not trained on has its sample's mean.
+    `distillation` lowers all of them, wherever they come from; then `normalize` whitens them over all trained tokens.
+    A token that is not trained on has its sample's mean.
     Raises TrainError for a number that is not finite, RolloutError for what `postprocess` does.
     """
     seen = advantage_input(batch, known)
@@ -71,6 +61,8 @@ def advantages_of(
         found = made.advantages
         if known.values is not None:
             returns = _per_response_token(made.returns, batch, name)
+    if distillation is not None:
+        found = found - distillation.coef * distillation.gap(batch, known)
     if normalize and len(found):
         found = whiten(found, moments(found))
     sums = np.bincount(seen.sample_of_token, found, len(batch))
@@ -113,7 +105,7 @@ def _slimes_advantages(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Call slime's `(args, rollout_data)`, which sets advantages and returns; the advantages of trained tokens."""
     lengths, data = batch.response_lengths.tolist(), _slime_data(batch)
-    for key in ("log_probs", "ref_log_probs", "values"):
+    for key in ("log_probs", "ref_log_probs", "teacher_log_probs", "values"):
         if (values := getattr(known, key)) is not None:
             data[key] = list(torch.from_numpy(values).split_with_sizes(lengths))
     hook(hook.args, data)

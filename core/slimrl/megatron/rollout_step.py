@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,10 +16,13 @@ from slimrl.algorithms.reduction import token_weights
 from slimrl.config.grpo import GrpoConfig
 from slimrl.config.perf import PerfConfig
 from slimrl.errors import TrainError
-from slimrl.megatron.advantages import Advantages, Known
+from slimrl.megatron.advantages import Advantages
+from slimrl.megatron.copies import Weights, swapped
 from slimrl.megatron.critic import Critic, ValueTargets
+from slimrl.megatron.distillation import Distillation, teachers_answers
 from slimrl.megatron.flops import forward_flops, speed_metrics
 from slimrl.megatron.functions import CustomLoss, TrainFunctions
+from slimrl.megatron.known import Known
 from slimrl.megatron.loss import StepLoss, sft_step_loss
 from slimrl.megatron.metrics import check_finite, step_metrics, summarise
 from slimrl.megatron.micro_batch import MicroBatch, Pack, TokenArrays, TrainedSample, build_pack, trained_samples
@@ -97,17 +99,21 @@ class RolloutSteps:
             self._loss = CustomLoss(functions.loss)
         self._every_sample = is_custom or grpo.use_kl_loss or grpo.entropy_coef != 0
         self._tokens_per_rollout = max_response_len if traits.divides_by_max_length else None
-        self._reference: Mapping[str, Tensor] | None = None
+        self._distillation = Distillation.of(grpo)
+        self._reference: Weights | None = None
+        self._teacher: Weights | None = None
         reader = log_prob_reader(
             parallel, temperature=temperature, entropy_has_grad=grpo.entropy_coef != 0 or is_custom
         )
         self._passes = Passes(optimizer.chunks, parallel, reader)
 
-    def set_reference(self, weights: Mapping[str, Tensor]) -> None:
-        """What this process has of the reference model where it may differ, by the whole model's names; kept, not
-        copied.
-        """
+    def set_reference(self, weights: Weights) -> None:
+        """The reference model; kept, not copied."""
         self._reference = weights
+
+    def set_teacher(self, weights: Weights) -> None:
+        """The teacher of --opd-type megatron; kept, not copied."""
+        self._teacher = weights
 
     def run(
         self, batch: TrainBatch, estimate: Estimate, num_updates: int, learning_rate: Callable[[int], float]
@@ -119,11 +125,11 @@ class RolloutSteps:
         timer = Timer(self._device)
         known = self._known(batch, timer)
         advantages = estimate(known)
-        critic_metrics: dict[str, float] = {}
+        first = {} if self._distillation is None else self._distillation.metrics(batch, known)
         if self._critic is not None:
-            critic_metrics = self._train_critic(self._critic, batch, known, advantages, timer)
+            first |= self._train_critic(self._critic, batch, known, advantages, timer)
             if batch.step < self._grpo.num_critic_only_steps:
-                return {**critic_metrics, **timer.seconds}, advantages.per_sample
+                return {**first, **timer.seconds}, advantages.per_sample
         batch = advantages.batch
         with timer("perf/train_pack_s"):
             samples = trained_samples(batch)
@@ -150,7 +156,7 @@ class RolloutSteps:
         own = {**_counts(steps), "perf/train_model_cpu_s": sum(timer.cpu_seconds[name] for name in passes)}
         counts = {name: sum(one[name] for one in self._parallel.gather(own)) for name in own}
         speed = self._speed(samples, steps, timer.seconds["perf/train_forward_backward_s"])
-        metrics = {**critic_metrics, **summarise(per_step), **counts, **_samples(steps), **timer.seconds, **speed}
+        metrics = {**first, **summarise(per_step), **counts, **_samples(steps), **timer.seconds, **speed}
         return metrics, advantages.per_sample
 
     def _speed(self, samples: Sequence[TrainedSample], steps: Sequence[Step], seconds: float) -> dict[str, float]:
@@ -222,23 +228,35 @@ class RolloutSteps:
         return [forward_flops(self._shape, [length], num_outputs=length) for length in lengths]
 
     def _known(self, batch: TrainBatch, timer: Timer) -> Known:
-        """What the estimator needs of trained tokens: values, log-probs where the KL divergence is in the rewards."""
-        known = Known()
-        if not self._grpo.kl_coef and self._critic is None:
+        """What advantages are made of: values; log-probs where the KL divergence or a teacher has a part in them."""
+        known, grpo = Known(), self._grpo
+        if not grpo.kl_coef and self._critic is None and self._distillation is None:
             return known
         samples = trained_samples(batch)
         packs = self._packs(batch, samples, _trained(samples, range(len(batch))), *_log_prob_limits(self._perf))
         size = len(batch.log_probs)
-        if self._grpo.kl_coef:
-            with timer("perf/train_log_probs_s"):
-                own = (self._log_probs(packs, size), self._reference_log_probs(packs, size))
-                log_probs, reference = (self._parallel.add_up(flat).cpu().numpy() for flat in own)
-            known = replace(known, log_probs=log_probs, ref_log_probs=reference)
+        takes_engines = self._distillation is None or self._distillation.takes_engines
+        with timer("perf/train_log_probs_s"):
+            if grpo.kl_coef or not takes_engines:
+                known = replace(known, log_probs=self._everywhere(self._log_probs(packs, size)))
+            if grpo.kl_coef:
+                known = replace(known, ref_log_probs=self._everywhere(self._reference_log_probs(packs, size)))
+            if self._teacher is not None:
+                with swapped(self._optimizer.parameters, self._teacher):
+                    said = self._everywhere(self._log_probs(packs, size))
+                known = replace(known, teacher_log_probs=said)
+            elif self._distillation is not None:
+                known = replace(known, teacher_log_probs=teachers_answers(batch))
         if self._critic is not None:
             with timer("perf/critic_values_s"):
-                values = self._parallel.add_up(self._flat(packs, self._critic.values(packs), size))
-            known = replace(known, values=values.cpu().numpy())
+                values = self._everywhere(self._flat(packs, self._critic.values(packs), size))
+            known = replace(known, values=values)
         return known
+
+    def _everywhere(self, flat: Tensor) -> NDArray[np.float32]:
+        """Numbers that each process has some of, for all."""
+        found: NDArray[np.float32] = self._parallel.add_up(flat).cpu().numpy()
+        return found
 
     def _train_critic(
         self, critic: Critic, batch: TrainBatch, known: Known, advantages: Advantages, timer: Timer
@@ -311,7 +329,7 @@ class RolloutSteps:
 
     def _reference_log_probs(self, packs: Sequence[Pack], size: int) -> Tensor:
         assert self._reference is not None, "loaded where a setting asks for it"
-        with self._swapped(self._reference):
+        with swapped(self._optimizer.parameters, self._reference):
             return self._log_probs(packs, size)
 
     def _weights(self, batch: TrainBatch) -> Tensor:
@@ -332,18 +350,6 @@ class RolloutSteps:
 
     def _on_device(self, array: NDArray[np.float32]) -> Tensor:
         return torch.tensor(array, dtype=torch.float32, device=self._device)
-
-    @contextlib.contextmanager
-    def _swapped(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        parameters = {name: self._optimizer.parameters[name] for name in weights}
-        own = {name: parameter.data for name, parameter in parameters.items()}
-        try:
-            for name, parameter in parameters.items():
-                parameter.data = weights[name]
-            yield
-        finally:
-            for name, parameter in parameters.items():
-                parameter.data = own[name]
 
 
 def _limits(perf: PerfConfig) -> tuple[int | None, int | None]:

@@ -26,6 +26,7 @@ from slimrl.megatron import checkpoint as files
 from slimrl.megatron.advantages import Advantages, advantages_of
 from slimrl.megatron.compat import prepare_megatron
 from slimrl.megatron.contents import Contents, GatheredContents, Snapshot
+from slimrl.megatron.distillation import Distillation
 from slimrl.megatron.functions import TrainFunctions
 from slimrl.megatron.parallel import init_parallel
 from slimrl.megatron.random_state import random_state, restore_random_state
@@ -48,9 +49,9 @@ class MegatronTrainer:
 
     Of several processes each has a trainer, which differ in `rank` and find each other at the file `meeting`. All
     must be asked for the same at the same time; what is published or saved comes from the first.
-    With --use-kl-loss the reference weights are one more copy on the same device; they are swapped in for a pass by
-    exchanging pointers. In bfloat16 float32 master weights come on top. An estimator that needs values brings a critic:
-    a second model with all that belongs to one.
+    With --use-kl-loss the reference weights are one more copy on the same device, and with --opd-teacher-load a
+    teacher's; they are swapped in for a pass by exchanging pointers. In bfloat16 float32 master weights come on top.
+    An estimator that needs values brings a critic: a second model with all that belongs to one.
     """
 
     def __init__(
@@ -182,8 +183,7 @@ class MegatronTrainer:
             restore_random_state(state["random"])
         if self._critic is not None:
             self._load_critic(self._critic, checkpoint, start)
-        if self._grpo.use_kl_loss or self._grpo.kl_coef:
-            self._load_reference(start)
+        self._load_others(base if self._shards.adapters else start)
         logger.info("loaded %s at optimizer step %d", start, self._num_updates)
 
     def train(self, batch: TrainBatch) -> TrainReport:
@@ -199,6 +199,7 @@ class MegatronTrainer:
                     self._estimate,
                     known,
                     name=self._grpo.advantage_estimator,
+                    distillation=Distillation.of(self._grpo),
                     normalize=self._grpo.normalize_advantages,
                     function=self._functions.advantage,
                     postprocess=self._functions.postprocess,
@@ -335,26 +336,18 @@ class MegatronTrainer:
         critic.start_from(folder)
         logger.info("the critic starts from %s", folder)
 
-    def _load_reference(self, loaded: Path) -> None:
-        if self._shards.adapters:  # the model without them
-            self._steps.set_reference(
-                {
-                    name: torch.zeros_like(parameter)
-                    for name, (_, parameter) in self._shards.own.items()
-                    if ".adapter.lora_B." in name
-                }
-            )
-            return
-        reference = self._ckpt.ref_load or self._source
-        parameters = {name: parameter for name, (_, parameter) in self._shards.own.items()}
-        current = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        if reference != loaded:
-            self._load_weights(reference)
-            for name, parameter in parameters.items():
-                held = parameter.detach().clone()
-                parameter.data.copy_(current[name])
-                current[name] = held
-        self._steps.set_reference(current)
+    def _load_others(self, loaded: Path) -> None:
+        """The reference and the teacher, where a setting asks for them."""
+        from slimrl.megatron.copies import copy_of, without_adapters
+
+        grpo = self._grpo
+        if (grpo.use_kl_loss or grpo.kl_coef) and self._shards.adapters:
+            self._steps.set_reference(without_adapters(self._shards))
+        elif grpo.use_kl_loss or grpo.kl_coef:
+            reference = self._ckpt.ref_load or self._source
+            self._steps.set_reference(copy_of(self._shards, reference, loaded=loaded))
+        if grpo.opd_teacher_load is not None:
+            self._steps.set_teacher(copy_of(self._shards, grpo.opd_teacher_load, loaded=loaded))
 
 
 def _device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

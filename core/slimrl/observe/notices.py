@@ -45,7 +45,7 @@ def _size(name: str) -> Callable[[Metrics], float | None]:
 def _flat_share(metrics: Metrics) -> float | None:
     """Groups whose samples all earned the same, of all that were finished."""
     finished = metrics.get("rollout/groups_finished")
-    if not finished:
+    if not finished or "train/opd_reverse_kl" in metrics:  # a teacher teaches those too
         return None
     dropped = metrics.get("rollout/filter_dropped_zero_std", 0.0)
     return (metrics.get("rollout/zero_std_groups", 0.0) + dropped) / finished

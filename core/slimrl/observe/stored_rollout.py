@@ -17,6 +17,8 @@ COLUMNS: Final = (
     *("reward", "components", "score_reason", "score_seconds", "kept", "verdict_reason"),
 )
 """Everything that a reward, a filter or an estimator reads."""
+NEWER: Final = ("teacher_log_probs",)
+"""What rollouts of earlier versions lack."""
 
 
 def stored_steps(folder: Path) -> dict[int, Path]:
@@ -35,7 +37,8 @@ def read_rollout(path: Path) -> list[Group]:
             missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
             if missing:
                 raise DataError(f"{path}: no column {missing[0]!r}; is it a rollout of slimrl?")
-            for batch in file.iter_batches(batch_size=256, columns=list(COLUMNS)):
+            columns = [name for name in (*COLUMNS, *NEWER) if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=256, columns=columns):
                 for row in batch.to_pylist():
                     group = groups.setdefault(row["group_id"], Group(row["group_id"], [], _verdict(row), row["source"]))
                     group.samples.append(_sample(row))
@@ -75,6 +78,7 @@ def _sample(row: Mapping[str, Any]) -> Sample:
         reason=row["reason"],
         score=_score(row),
         generate_seconds=row["generate_seconds"],
+        teacher_log_probs=row.get("teacher_log_probs") or [],
     )
 
 

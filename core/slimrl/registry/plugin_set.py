@@ -55,7 +55,7 @@ class PluginReferences:
         set_generators: Mapping[str, str] | None = None,
     ) -> PluginReferences:
         """The references of a configuration and of its data: the rewards that rows name, and evaluation sets' own."""
-        rewards = RewardReferences.from_config(rollout, rm_types, sets)
+        rewards = RewardReferences.from_config(rollout, rm_types, sets, is_required=not grpo.use_opd)
         dynamic_filter = rollout.dynamic_sampling_filter_path
         return cls(
             rewards=rewards,

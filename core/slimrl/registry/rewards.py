@@ -46,6 +46,8 @@ class RewardReferences:
     """Whether rewards named by path are called with a whole group (--group-rm)."""
     sets: tuple[SetReference, ...] = ()
     """Evaluation sets with a reward or a key of their own."""
+    is_required: bool = True
+    """Whether every sample has to have a reward; else one that nothing scores is worth 0."""
 
     @classmethod
     def one(cls, reference: str, *, reward_key: str | None = None, group: bool = False) -> RewardReferences:
@@ -54,9 +56,17 @@ class RewardReferences:
 
     @classmethod
     def from_config(
-        cls, rollout: RolloutConfig, rm_types: Sequence[str] = (), sets: Sequence[SetReference] = ()
+        cls,
+        rollout: RolloutConfig,
+        rm_types: Sequence[str] = (),
+        sets: Sequence[SetReference] = (),
+        *,
+        is_required: bool = True,
     ) -> RewardReferences:
-        """--custom-rm-path, else the mix of --reward, else what a row names (`rm_types`), else --rm-type."""
+        """--custom-rm-path, else the mix of --reward, else what a row names (`rm_types`), else --rm-type.
+
+        None of them where a reward is not required.
+        """
         name = (rollout.rm_type or "").strip()
         if rollout.custom_rm_path:
             mix: tuple[tuple[str, float], ...] = ((absolute(rollout.custom_rm_path), 1.0),)
@@ -64,7 +74,7 @@ class RewardReferences:
             mix = read_mix(rollout.reward)
         else:
             mix = ((absolute(name), 1.0),) if name else ()
-            if not mix and not rm_types and not is_sft(rollout):
+            if not mix and not rm_types and is_required and not is_sft(rollout):
                 raise PluginError(
                     "no reward: give --rm-type NAME or --custom-rm-path REFERENCE, a mix with --reward NAME=WEIGHT, "
                     "or rows whose metadata name one (rm_type)"
@@ -77,6 +87,7 @@ class RewardReferences:
             reward_key=rollout.reward_key,
             group=rollout.group_rm,
             sets=tuple(replace(own, reward=own.reward and absolute(own.reward)) for own in sets),
+            is_required=is_required,
         )
 
 
@@ -105,6 +116,8 @@ class RewardTable:
     """The reward of an evaluation set that has its own, by the set's name (`Group.source`)."""
     set_keys: Mapping[str, str] = field(default_factory=dict)
     """The reward key of an evaluation set that has its own."""
+    is_required: bool = True
+    """Whether every sample has to have a reward."""
 
     def components(self) -> Iterator[Component]:
         """Every component, those of samples' own names and of evaluation sets too."""
@@ -117,15 +130,16 @@ class RewardTable:
         return self.set_keys.get(source, self.reward_key)
 
     def choose(self, metadata: object, source: str = "") -> tuple[Component, ...]:
-        """What scores a sample of this metadata; PluginError when nothing does or nobody offers what it names.
+        """What scores a sample of this metadata, nothing where none is required.
 
+        PluginError when nothing does or nobody offers what it names.
         `source` is the evaluation set it is from.
         """
         if source in self.sets:
             return (self.sets[source],)
         named = _rm_type(metadata) if self.obeys_metadata else ""
         if not named:
-            if not self.default:
+            if not self.default and self.is_required:
                 raise PluginError("no reward: metadata names none (rm_type), and neither does a flag (--rm-type)")
             return self.default
         if named in self.routed:
@@ -210,4 +224,7 @@ def resolve_rewards(registry: Registry, references: RewardReferences) -> RewardT
     times = Counter(resolved.name for _, resolved in mixed)
     default = tuple(Component(r.name if times[r.name] == 1 else r.reference, weight, r) for weight, r in mixed)
     keys = {own.name: own.reward_key for own in references.sets if own.reward_key is not None}
-    return RewardTable(default, routed, unknown, references.obeys_metadata, references.reward_key, sets, keys)
+    return RewardTable(
+        *(default, routed, unknown, references.obeys_metadata, references.reward_key, sets, keys),
+        is_required=references.is_required,
+    )

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from slimrl.errors import RolloutError
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.types import Group, Sample, TrainBatch
 
 T = TypeVar("T", bound=np.generic)
 
 OF_RESPONSES = ("loss_mask", "log_probs", "weight_versions")
+OPTIONAL = ("teacher_log_probs",)
 OF_SAMPLES = ("response_lengths", "rewards", "group_ids", "rollout_ids", "sample_ids")
 
 
@@ -39,7 +41,21 @@ def make_batch(step: int, groups: Sequence[Group]) -> TrainBatch:
         group_ids=np.array([s.group_id for s in samples], np.int64),
         rollout_ids=np.array([s.rollout_id for s in samples], np.int64),
         sample_ids=np.array([s.sample_id for s in samples], np.int64),
+        teacher_log_probs=_teachers(samples),
     )
+
+
+def _teachers(samples: Sequence[Sample]) -> NDArray[np.float32] | None:
+    """A teacher's log-probs; RolloutError where one is missing, None where no sample was shown to a teacher."""
+    if not any(s.teacher_log_probs for s in samples):
+        return None
+    for s in samples:
+        if len(s.teacher_log_probs) != len(s.tokens):
+            raise RolloutError(
+                f"sample {s.sample_id} has {len(s.tokens)} tokens and a teacher's log-probs of "
+                f"{len(s.teacher_log_probs)}: its tokens were changed after it was scored"
+            )
+    return _flat((s.teacher_log_probs for s in samples), np.float32)
 
 
 def check_batch(batch: object) -> str:
@@ -54,7 +70,7 @@ def check_batch(batch: object) -> str:
         if length != count:
             return f"a batch whose {name} has {length} entries for {count} samples"
     num_tokens = int(batch.response_lengths.sum())
-    for name in OF_RESPONSES:
+    for name in (*OF_RESPONSES, *(name for name in OPTIONAL if getattr(batch, name) is not None)):
         if len(getattr(batch, name)) != num_tokens:
             return f"a batch whose {name} has {len(getattr(batch, name))} entries for {num_tokens} response tokens"
     if len(batch.tokens) != num_tokens + int(batch.prompt_lengths.sum()):

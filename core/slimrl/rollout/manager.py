@@ -35,11 +35,13 @@ from slimrl.rollout.loop import Filled, Produce, fill
 from slimrl.rollout.metrics import buffer_metrics, rollout_metrics
 from slimrl.rollout.partial import PartialRollout
 from slimrl.rollout.pass_rate import pass_rate_metrics
+from slimrl.rollout.produce import Score as ScoreGroup
 from slimrl.rollout.produce import produce
 from slimrl.rollout.rollout_function import OneRollout, fill_with
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.rollout.stream import Stream
 from slimrl.rollout.supply import RunSupply
+from slimrl.rollout.teacher import Teacher, open_teacher
 from slimrl.scoring.scorer import Scorer
 from slimrl.traits import does_continue
 from slimrl.types import Group, SamplingParams, TrainBatch, TrainReport
@@ -63,6 +65,7 @@ class RolloutManager:
         run: RunDir,
         trackers: Sequence[Tracker],
         resources: AsyncExitStack,
+        teacher: Teacher | None = None,
     ) -> None:
         config = settings.rollout
         encoder = PromptEncoder.of_training(config, settings.hf_checkpoint)
@@ -70,6 +73,7 @@ class RolloutManager:
         self._plugins = plugins
         self._engine = engine
         self._scorer = scorer
+        self._score = scorer.score if teacher is None else teacher.score
         self._run = run
         self._trackers = trackers
         self._resources = resources
@@ -154,7 +158,7 @@ class RolloutManager:
             self._plugins.dynamic_filter,
             self._produce(sampling, gate),
         )
-        return await fill_with(hook, rollout, self._scorer.score, self._settings.fill())
+        return await fill_with(hook, rollout, self._score, self._settings.fill())
 
     async def _fill(self, step: int, version: int) -> Filled:
         """A batch for which everything is generated now."""
@@ -243,17 +247,21 @@ class RolloutManager:
 
     def _produce_set(self, eval_set: EvalSet) -> Produce:
         generate = self._hooks.around(self._plugins.generate_for(eval_set.name), evaluation=True)
-        return self._produce(eval_set.sampling, generate=generate)
+        return self._produce(eval_set.sampling, generate=generate, score=self._scorer.score)
 
     def _produce(
-        self, sampling: SamplingParams, engine: EngineClient | None = None, generate: Generate | None = None
+        self,
+        sampling: SamplingParams,
+        engine: EngineClient | None = None,
+        generate: Generate | None = None,
+        score: ScoreGroup | None = None,
     ) -> Produce:
         return self._activity.watched(
             partial(
                 produce,
                 generate=generate or self._hooks.around(self._plugins.generate),
                 engine=engine or self._engine,
-                score=self._scorer.score,
+                score=score or self._score,
                 sampling=sampling,
                 retries=self._settings.rollout.generate_retries,
             )
@@ -263,7 +271,7 @@ class RolloutManager:
         config = self._settings.rollout
         rollout = PartialRollout(
             self._hooks.around(self._plugins.generate),
-            self._scorer.score,
+            self._score,
             gate,
             version,
             mask_offpolicy=config.mask_offpolicy_in_partial_rollout,
@@ -355,6 +363,17 @@ async def open_manager(
         trackers.append(TensorBoardTracker(run.tensorboard, purge_step=start))
     for tracker in trackers:
         resources.callback(tracker.close)
-    manager = RolloutManager(settings, plugins, engine, scorer, run, trackers, resources)
+    teacher = None
+    if settings.teacher_url is not None:
+        teacher = await resources.enter_async_context(
+            open_teacher(
+                settings.teacher_url,
+                scorer.score,
+                concurrency=settings.concurrency,
+                vocab_size=settings.vocab_size,
+                ready_s=ENGINE_READY_S,
+            )
+        )
+    manager = RolloutManager(settings, plugins, engine, scorer, run, trackers, resources, teacher)
     gc.freeze()  # what is there now stays: a collection need not look at it again and again
     return manager

@@ -34,6 +34,8 @@ class RolloutSettings:
     eval_sets: tuple[EvalDataset, ...] = ()
     health_check_interval_s: float = 30.0
     health_check_timeout_s: float = 30.0
+    teacher_url: str | None = None
+    """The engine of a teacher, which is asked for log-probs of every sample."""
 
     def sampling(self) -> SamplingParams:
         """Sampling parameters of training responses."""

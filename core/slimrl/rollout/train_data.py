@@ -13,7 +13,7 @@ from slimrl.rollout.batch import advantages_of
 from slimrl.types import Sample, TrainBatch
 
 REQUIRED: Final = ("tokens", "response_lengths", "rewards", "loss_masks")
-READ: Final = (*REQUIRED, "rollout_log_probs", "sample_indices", "rollout_ids")
+READ: Final = (*REQUIRED, "rollout_log_probs", "teacher_log_probs", "sample_indices", "rollout_ids")
 LOGGED: Final = (
     "raw_reward",
     "truncated",
@@ -55,6 +55,9 @@ def batch_of(hook: RunHookFunction, data: Any, samples: Sequence[Sample], step: 
     masks = _of_responses(hook, "loss_masks", data["loss_masks"], lengths, own)
     log_probs = data.get("rollout_log_probs")
     log_probs = [sample.log_probs for sample in own] if log_probs is None else log_probs
+    teacher = data.get("teacher_log_probs")
+    if teacher is None and any(sample.teacher_log_probs for sample in own):
+        teacher = [sample.teacher_log_probs for sample in own]
     advantages = advantages_of(hook, data["rewards"], count)
     rollout_ids = data.get("rollout_ids")
     return TrainBatch(
@@ -74,6 +77,11 @@ def batch_of(hook: RunHookFunction, data: Any, samples: Sequence[Sample], step: 
         rollout_ids=np.array(ids if rollout_ids is None else rollout_ids, np.int64),
         sample_ids=np.array(ids, np.int64),
         advantages=advantages,
+        teacher_log_probs=None
+        if teacher is None
+        else np.fromiter(
+            chain.from_iterable(_of_responses(hook, "teacher_log_probs", teacher, lengths, own)), np.float32
+        ),
     )
 
 

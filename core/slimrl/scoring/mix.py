@@ -15,8 +15,10 @@ WORSE: Final[tuple[ScoreStatus, ...]] = ("scored", "abstained", "timeout", "erro
 def combine(parts: Sequence[tuple[Component, Score]]) -> Score:
     """A single reward's score as it is; of a mix the weighted sum, with every component's value under its name.
 
-    A mix with a component that has no score has none either, and the status of the worst.
+    A mix with a component that has no score has none either, and the status of the worst. No reward at all is 0.
     """
+    if not parts:
+        return Score.scored(0.0)
     ((component, score), *others) = parts
     if not others and component.weight == 1.0:
         return replace(score, by=component.name)

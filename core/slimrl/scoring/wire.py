@@ -71,7 +71,8 @@ def frame(payload: bytes) -> bytes:
 
 def for_reward(sample: Sample) -> Sample:
     """A copy with what a reward may read: everything but the per-token lists that only training needs."""
-    return replace(sample, log_probs=[], loss_mask=[], weight_versions=[], metadata=dict(sample.metadata))
+    metadata = dict(sample.metadata)
+    return replace(sample, log_probs=[], loss_mask=[], weight_versions=[], teacher_log_probs=[], metadata=metadata)
 
 
 def encode_call(call: Call) -> bytes:

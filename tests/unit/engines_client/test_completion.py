@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimrl.engines.completion import UNKNOWN_VERSION, Span, parse_completion, version_per_token
+from slimrl.engines.completion import UNKNOWN_VERSION, Span, parse_completion, parse_log_probs, version_per_token
 from slimrl.errors import EngineError
 
 
@@ -85,3 +85,24 @@ def test_a_server_without_spans_has_one_version_for_all() -> None:
 def test_a_version_that_is_not_an_integer_is_unknown() -> None:
     assert version_per_token("default", [], 1) == [UNKNOWN_VERSION]
     assert version_per_token(None, [], 1) == [UNKNOWN_VERSION]
+
+
+def scored_body(pairs: list[list[Any]]) -> bytes:
+    return body_of([], input_token_logprobs=pairs, finish_reason={"type": "length"})
+
+
+def test_given_tokens_have_log_probs_but_for_the_first() -> None:
+    assert parse_log_probs(scored_body([[None, 4, None], [-1.5, 7, None], [-2, 8, None]]), [4, 7, 8]) == [-1.5, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ([[None, 4, None], [-1.5, 9, None]], "log-probs of 2 tokens where 2 were given"),
+        ([[None, 4, None]], "log-probs of 1 tokens where 2 were given"),
+        ([[None, 4, None], [None, 7, None]], "not a finite number"),
+    ],
+)
+def test_an_answer_about_other_tokens_is_an_error(pairs: list[list[Any]], said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        parse_log_probs(scored_body(pairs), [4, 7])

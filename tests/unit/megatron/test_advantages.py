@@ -12,7 +12,8 @@ import torch
 
 from slimrl.errors import RolloutError
 from slimrl.estimator import estimate_of
-from slimrl.megatron.advantages import Advantages, Known, advantages_of
+from slimrl.megatron.advantages import Advantages, advantages_of
+from slimrl.megatron.known import Known
 from slimrl.registry import Options, RunHookFunction
 from slimrl.registry.adapt import adapt
 from slimrl.registry.resolve import Resolved

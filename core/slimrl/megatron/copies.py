@@ -1,0 +1,51 @@
+"""Weights of other models than the policy, kept beside it and swapped in for a pass: the reference, a teacher."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from slimrl.megatron.checkpoint import hf_folder
+from slimrl.megatron.shards import Shards
+from slimrl.megatron.tensor_files import TensorReader
+
+Weights = Mapping[str, Tensor]
+"""What this process has of another model where it may differ from the policy, by the whole model's names."""
+
+
+def without_adapters(shards: Shards) -> Weights:
+    """The policy's base alone: what its adapters add is zero."""
+    return {
+        name: torch.zeros_like(parameter) for name, (_, parameter) in shards.own.items() if ".adapter.lora_B." in name
+    }
+
+
+def copy_of(shards: Shards, folder: Path, *, loaded: Path) -> Weights:
+    """The weights of a checkpoint without any adapters; the policy, which has those of `loaded` now, keeps its own."""
+    base = without_adapters(shards)
+    parameters = {name: parameter for name, (_, parameter) in shards.own.items() if name not in base}
+    current = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    if folder != loaded:
+        shards.load(TensorReader(hf_folder(folder)))
+        for name, parameter in parameters.items():
+            held = parameter.detach().clone()
+            parameter.data.copy_(current[name])
+            current[name] = held
+    return {**current, **base}
+
+
+@contextlib.contextmanager
+def swapped(parameters: Mapping[str, Tensor], weights: Weights) -> Iterator[None]:
+    """Give the model other weights, by exchanging pointers, for as long as the block lasts."""
+    own = {name: parameters[name].data for name in weights}
+    try:
+        for name, other in weights.items():
+            parameters[name].data = other
+        yield
+    finally:
+        for name, data in own.items():
+            parameters[name].data = data
