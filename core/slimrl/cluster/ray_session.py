@@ -36,6 +36,7 @@ def ray_session(address: str | None, *, num_threads: int) -> Iterator[Any]:
     }
     if address is None:
         ray.init(
+            address="local",  # else Ray takes a cluster that somebody started on this machine
             **common,
             include_dashboard=False,
             num_cpus=max(os.cpu_count() or 1, 2),
