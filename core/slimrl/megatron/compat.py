@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
 import sys
 import types
 import warnings
@@ -29,6 +30,7 @@ def prepare_megatron(device: torch.device) -> None:
     found = version("megatron-core")
     if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < FLOOR:
         raise UsageError(f"megatron-core {found} is too old; install megatron-core>={'.'.join(map(str, FLOOR))}")
+    _work_without_triton()
     compiling = _without_compiler() if device.type == "cpu" else contextlib.nullcontext()
     with without_megatron_warnings(), compiling:
         for name in (
@@ -143,6 +145,14 @@ def _work_without_transformer_engine() -> None:
         multi_latent_attention.HAVE_TE = False
     if not hasattr(moe_utils, "te_general_gemm"):
         moe_utils.te_general_gemm = None
+
+
+def _work_without_triton() -> None:
+    """0.19 imports kernels that put experts' activations aside, unused here; torch for a CPU brings no Triton."""
+    if importlib.util.find_spec("triton") is None:
+        kernels = types.ModuleType("megatron.core.transformer.moe.ops.paged_stash")
+        vars(kernels).update(GLOBAL_BLOCK_SIZE=0, paged_stash_copy_kernel=None, paged_stash_pop_kernel=None)
+        sys.modules[kernels.__name__] = kernels
 
 
 def _give_megatron_a_cpu_torch() -> None:
