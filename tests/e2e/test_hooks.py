@@ -16,7 +16,7 @@ from slimrl.registry import RUN_HOOKS
 from .conftest import Job, environment
 
 HERE = Path(__file__).parent
-OF_LOSS = {"custom_advantage", "custom_tis", "custom_loss"}
+OF_LOSS = {"custom_advantage", "custom_tis", "custom_loss", "pg_loss_reducer"}
 """Called in tests/unit/megatron/test_functions.py."""
 
 

@@ -47,7 +47,7 @@ COLUMNS: Final = ("step", "what", "compared", "different", "largest difference",
 PLUGINS: Final[tuple[Kind, ...]] = ("dynamic_filter", "advantage")
 HOOKS: Final[tuple[RunHook, ...]] = (
     *("reward_post_process", "train_data_converter", "data_postprocess"),
-    *("custom_advantage", "custom_tis", "custom_loss"),
+    *("custom_advantage", "custom_tis", "custom_loss", "pg_loss_reducer"),
 )
 """The functions that make a batch of groups, or advantages of it."""
 

@@ -55,6 +55,13 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
             f"--calculate-per-token-loss has no effect with --advantage-estimator {name}, which divides every rollout's "
             "loss by --rollout-max-response-len"
         )
+    reducer = grpo.custom_pg_loss_reducer_function_path
+    if traits.divides_by_max_length and reducer is not None:
+        yield (
+            f"--advantage-estimator {name} divides every rollout's loss by --rollout-max-response-len, and "
+            f"--custom-pg-loss-reducer-function-path {reducer} divides it by what it likes; for that choose grpo with "
+            "--disable-grpo-std-normalization"
+        )
     yield from _critic(config, traits)
     if traits.needs_normalization and not grpo.normalize_advantages:
         yield f"--advantage-estimator {name} needs --normalize-advantages"

@@ -19,6 +19,8 @@ class GrpoConfig:
     """Function that makes the advantages, in place of the estimator."""
     custom_tis_function_path: str | None = None
     """Function that makes the importance weights of --use-tis."""
+    custom_pg_loss_reducer_function_path: str | None = None
+    """Function that makes one number of the policy losses of a micro-batch's tokens, in place of the mean; of slime's shape."""
     advantage_estimator: str = "grpo"
     """Advantage estimator: a name an installed plugin offers."""
     disable_grpo_std_normalization: bool = False

@@ -9,7 +9,7 @@ from slimrl.config.sft import is_sft
 
 POLICY_LOSS = (
     *("eps_clip", "eps_clip_high", "eps_clip_c", "use_opsm", "use_tis", "get_mismatch_metrics", "entropy_coef"),
-    *("kl_loss_coef", "use_unbiased_kl", "custom_tis_function_path"),
+    *("kl_loss_coef", "use_unbiased_kl", "custom_tis_function_path", "custom_pg_loss_reducer_function_path"),
 )
 """Settings of the policy loss that another loss knows nothing of."""
 

@@ -31,6 +31,7 @@ class TrainFunctions:
     tis: RunHookFunction | None = None
     loss: RunHookFunction | None = None
     postprocess: RunHookFunction | None = None
+    reducer: RunHookFunction | None = None
 
     @classmethod
     def of(cls, plugins: PluginSet) -> Self:
@@ -40,6 +41,7 @@ class TrainFunctions:
             plugins.hook("custom_tis"),
             plugins.hook("custom_loss"),
             plugins.hook("data_postprocess"),
+            plugins.hook("pg_loss_reducer"),
         )
 
     def estimate(self, estimator: Advantage | TokenAdvantage, name: str) -> Estimate:
@@ -116,6 +118,25 @@ def custom_weights(
     kept = per_token(function, "masks", _joined(returned[1]), count)
     metrics = {name: _joined(numbers) for name, numbers in dict(returned[2]).items()}
     return value, (kept > 0).to(value.dtype), own_sums(function, metrics, batch.tokens.weights)
+
+
+def reduced(function: RunHookFunction, values: Tensor, is_kept: Tensor, lengths: Tensor, is_per_token: bool) -> Tensor:
+    """One number of the policy losses of a micro-batch's tokens, by a function of the user's.
+
+    It sees the trained tokens alone: both lengths are theirs, and its masks are 1 but for tokens that a correction
+    rejects.
+    """
+    counts = lengths.tolist()
+    reducer = function(counts, counts, list(is_kept.split_with_sizes(counts)), is_per_token)
+    if not callable(reducer):
+        raise function.broke(f"returned {type(reducer).__name__}; it returns a function of the tokens' losses")
+    value = function.guarded(reducer, values)
+    if not isinstance(value, Tensor) or value.shape != ():
+        gave = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise function.broke(f"reduced the losses of {len(values)} tokens to {gave}; it makes a tensor of one number")
+    if not torch.isfinite(value.detach()):
+        raise function.broke(f"reduced the losses of {len(values)} tokens to {value.item()}, which is not finite")
+    return value
 
 
 def per_token(function: RunHookFunction, what: str, values: Any, count: int) -> Tensor:  # Any: a user's

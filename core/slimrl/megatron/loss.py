@@ -18,7 +18,7 @@ from slimrl.algorithms.policy_loss import (
 )
 from slimrl.algorithms.sft_loss import sft_loss
 from slimrl.config.grpo import GrpoConfig
-from slimrl.megatron.functions import custom_weights
+from slimrl.megatron.functions import custom_weights, reduced
 from slimrl.megatron.logprob import TokenLogProbs
 from slimrl.megatron.micro_batch import MicroBatch
 from slimrl.registry.run_hook import RunHookFunction
@@ -44,6 +44,10 @@ class StepLoss:
     policy_loss: PolicyLossName = "clipped"
     tis: RunHookFunction | None = None
     """The user's importance weights."""
+    reducer: RunHookFunction | None = None
+    """The user's way to make one number of the policy losses of a micro-batch's tokens."""
+    share: float = 0.0
+    """What that number is multiplied with in the step's loss."""
 
     def __call__(self, current: TokenLogProbs, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's part of the step's loss, and sums to make metrics of.
@@ -58,7 +62,7 @@ class StepLoss:
         old = detached if tokens.old_log_probs is None else tokens.old_log_probs
         own = detached if config.use_rollout_logprobs else old
         policy = self._policy_loss(current.log_probs, old, batch)
-        value = policy.loss
+        value, is_kept = policy.loss, torch.ones_like(weights)
         mismatch = (own - tokens.engine_log_probs).abs()
         sums = {
             "clipped": torch.dot(weights, policy.is_clipped.float()),
@@ -80,12 +84,15 @@ class StepLoss:
             sums |= {CORRECTION + name: total for name, total in correction.sums.items()}
             if config.use_tis and self.tis is not None:
                 value, is_kept, own_metrics = custom_weights(self.tis, value, own, batch)
-                weights = weights * is_kept
                 sums |= own_metrics
             elif config.use_tis:
-                value = value * correction.weights
-                weights = weights * correction.is_kept
-        loss = torch.dot(weights, value)
+                value, is_kept = value * correction.weights, correction.is_kept.to(weights.dtype)
+            weights = weights * is_kept
+        if self.reducer is None:
+            loss = torch.dot(weights, value)
+        else:
+            per_token = config.calculate_per_token_loss
+            loss = self.share * reduced(self.reducer, value, is_kept, batch.pack.lengths, per_token)
         sums["policy"] = loss.detach()
         if config.entropy_coef:
             loss = loss - config.entropy_coef * torch.dot(weights, current.entropy)

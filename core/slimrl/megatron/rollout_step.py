@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from slimrl.megatron.optimizer import ModelOptimizer
 from slimrl.megatron.parallel import Parallel
 from slimrl.megatron.passes import Loss, Passes, log_prob_reader
 from slimrl.megatron.shape import ModelShape
+from slimrl.megatron.step import Step, passes_of, samples_of
 from slimrl.megatron.timing import Timer
 from slimrl.traits import AdvantageTraits
 from slimrl.types import TrainBatch
@@ -40,22 +41,6 @@ NO_FUNCTIONS = TrainFunctions()
 
 Estimate = Callable[[Known], Advantages]
 """The advantages of a batch, given the log-probs and values that its estimator needs."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimizer step: what is computed for it."""
-
-    packs: list[Pack]
-    """Those of this process."""
-    computed: list[int]
-    """The samples that are in the packs of all processes."""
-    num_samples: int
-
-    @property
-    def num_skipped(self) -> int:
-        """Samples whose forward pass cannot change the gradient."""
-        return self.num_samples - len(self.computed)
 
 
 class RolloutSteps:
@@ -93,11 +78,14 @@ class RolloutSteps:
         self._device = device
         self._critic = critic
         self._is_sft = grpo.loss_type == "sft_loss"
-        self._loss: Loss = sft_step_loss if self._is_sft else StepLoss(grpo, traits.policy_loss, functions.tis)
+        self._loss: Loss = sft_step_loss
+        if not self._is_sft:
+            self._loss = StepLoss(grpo, traits.policy_loss, functions.tis, functions.reducer)
         is_custom = functions.loss is not None
         if functions.loss is not None:
             self._loss = CustomLoss(functions.loss)
-        self._every_sample = is_custom or grpo.use_kl_loss or grpo.entropy_coef != 0
+        is_custom_sum = functions.reducer is not None
+        self._every_sample = is_custom or is_custom_sum or grpo.use_kl_loss or grpo.entropy_coef != 0
         self._tokens_per_rollout = max_response_len if traits.divides_by_max_length else None
         self._distillation = Distillation.of(grpo)
         self._reference: Weights | None = None
@@ -144,7 +132,8 @@ class RolloutSteps:
             with timer("perf/train_forward_backward_s"):
                 self._optimizer.zero_grad()
                 micro_batches = [MicroBatch(pack, tokens.at(pack.places)) for pack in step.packs]
-                metrics = step_metrics(self._passes.forward_backward(micro_batches, self._loss))
+                loss = replace(self._loss, share=step.share) if isinstance(self._loss, StepLoss) else self._loss
+                metrics = step_metrics(self._passes.forward_backward(micro_batches, loss))
                 check_finite(metrics, where)
             with timer("perf/train_optimizer_s"):
                 metrics["train/grad_norm"] = self._optimizer.grad_norm()
@@ -153,10 +142,10 @@ class RolloutSteps:
             metrics["train/lr"] = lr
             per_step.append(metrics)
         passes = ("perf/train_log_probs_s", "perf/train_forward_backward_s", "perf/train_optimizer_s")
-        own = {**_counts(steps), "perf/train_model_cpu_s": sum(timer.cpu_seconds[name] for name in passes)}
+        own = {**passes_of(steps), "perf/train_model_cpu_s": sum(timer.cpu_seconds[name] for name in passes)}
         counts = {name: sum(one[name] for one in self._parallel.gather(own)) for name in own}
         speed = self._speed(samples, steps, timer.seconds["perf/train_forward_backward_s"])
-        metrics = {**first, **summarise(per_step), **counts, **_samples(steps), **timer.seconds, **speed}
+        metrics = {**first, **summarise(per_step), **counts, **samples_of(steps), **timer.seconds, **speed}
         return metrics, advantages.per_sample
 
     def _speed(self, samples: Sequence[TrainedSample], steps: Sequence[Step], seconds: float) -> dict[str, float]:
@@ -177,7 +166,10 @@ class RolloutSteps:
                 if len(samples[i].targets) and (self._every_sample or advantages[samples[i].places].any())
             ]
             packs = self._packs(batch, samples, computed, *_limits(self._perf))
-            steps.append(Step(packs, computed, len(members)))
+            num_tokens = sum(len(samples[i].targets) for i in members.tolist())
+            num_rollouts = len(np.unique(batch.rollout_ids[members]))
+            whole = num_tokens if self._grpo.calculate_per_token_loss else num_rollouts
+            steps.append(Step(packs, computed, len(members), 1 / max(whole, 1)))
         return steps
 
     def _members_per_step(self, batch: TrainBatch) -> list[NDArray[np.int64]]:
@@ -369,21 +361,3 @@ def _log_prob_limits(perf: PerfConfig) -> tuple[int | None, int | None]:
 def _trained(samples: Sequence[TrainedSample], members: Iterable[int]) -> list[int]:
     """Those of some samples that have tokens to train on."""
     return [int(i) for i in members if len(samples[i].targets)]
-
-
-def _counts(steps: Sequence[Step]) -> dict[str, float]:
-    """Of this process's passes."""
-    packs = [pack for step in steps for pack in step.packs]
-    return {
-        "train/num_tokens": float(sum(len(pack) for pack in packs)),
-        "train/num_input_tokens": float(sum(pack.num_sample_tokens for pack in packs)),
-        "train/num_computed_tokens": float(sum(pack.num_nodes for pack in packs)),
-        "train/num_micro_batches": float(len(packs)),
-    }
-
-
-def _samples(steps: Sequence[Step]) -> dict[str, float]:
-    return {
-        "train/num_samples": float(sum(step.num_samples for step in steps)),
-        "train/num_skipped_samples": float(sum(step.num_skipped for step in steps)),
-    }

@@ -22,6 +22,7 @@ RunHook = Literal[
     "custom_advantage",
     "custom_tis",
     "custom_loss",
+    "pg_loss_reducer",
     "rollout_log",
     "eval_log",
 ]
@@ -190,6 +191,13 @@ RUN_HOOKS: Final = MappingProxyType(
             "(args, pg_loss=, train_log_probs=, rollout_log_probs=, loss_masks=, total_lengths=, response_lengths=)",
         ),
         "custom_loss": KindSpec("loss function", "", "--custom-loss-function-path", "(tokens)", 1),
+        "pg_loss_reducer": KindSpec(
+            "policy loss reducer",
+            "",
+            "--custom-pg-loss-reducer-function-path",
+            "(total_lengths, response_lengths, loss_masks, calculate_per_token_loss), which returns a function",
+            4,
+        ),
         "data_source": KindSpec(
             "data source",
             "",

@@ -65,6 +65,18 @@ def test_a_custom_loss_needs_its_function_and_no_setting_of_the_policy_loss(make
     grpo = GrpoConfig(loss_type="custom_loss", custom_loss_function_path="a.py:f", eps_clip=0.1)
     (said,) = check_hooks(make_config(grpo=grpo))
     assert said == "--eps-clip has no effect with --loss-type custom_loss, whose function is the loss"
+    grpo = GrpoConfig(
+        loss_type="custom_loss", custom_loss_function_path="a.py:f", custom_pg_loss_reducer_function_path="b.py:f"
+    )
+    (said,) = check_hooks(make_config(grpo=grpo))
+    assert said.startswith("--custom-pg-loss-reducer-function-path has no effect with --loss-type custom_loss")
+
+
+def test_a_reducer_is_refused_beside_an_estimator_that_has_its_own_divisor(make_config: Make) -> None:
+    config = make_config(grpo=GrpoConfig(advantage_estimator="dr_grpo", custom_pg_loss_reducer_function_path="a.py:f"))
+    (said,) = check_estimator(config, AdvantageTraits(divides_by_max_length=True))
+    assert said.startswith("--advantage-estimator dr_grpo divides every rollout's loss by --rollout-max-response-len")
+    assert list(check_estimator(config, AdvantageTraits())) == []
 
 
 def test_an_advantage_function_makes_another_estimator_pointless(make_config: Make) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from slimrl import AdvantageInput
+from slimrl import AdvantageInput, advantage_traits
 from slimrl.config import GrpoConfig, PerfConfig
 from slimrl.errors import RolloutError
 from slimrl.megatron.functions import TrainFunctions
@@ -39,8 +39,13 @@ def train(
     """One rollout of a fresh trainer with some functions."""
 
     def run(grpo: GrpoConfig, functions: dict[str, Any] | None = None, **perf: Any) -> TrainReport:
-        made = TrainFunctions(**{name: hook(f"custom_{name}", f) for name, f in (functions or {}).items()})  # type: ignore[arg-type]
-        trainer = make_trainer(checkpoints["llama"], grpo=grpo, functions=made, perf=PerfConfig(**perf))
+        kinds = {"reducer": "pg_loss_reducer"}
+        made = {name: hook(kinds.get(name, f"custom_{name}"), f) for name, f in (functions or {}).items()}  # type: ignore[arg-type]
+        settings = dict.fromkeys(perf.keys() & {"advantage", "max_response_len", "num_steps_per_rollout"})
+        settings = {name: perf.pop(name) for name in settings}
+        trainer = make_trainer(
+            checkpoints["llama"], grpo=grpo, functions=TrainFunctions(**made), perf=PerfConfig(**perf), **settings
+        )
         return trainer.train(make_batch())
 
     return run
@@ -115,9 +120,64 @@ def test_a_loss_function_is_averaged_however_a_step_is_cut_up(train: Train) -> N
         ("loss", lambda tokens: tokens.log_probs.sum(), r"loss function 'mine.py:f' returned a loss of shape \(\) for"),
         ("loss", lambda tokens: tokens.log_probs / 0, "returned a loss that is not finite"),
         ("tis", lambda a, b, lengths: [1.0], "returned importance weights of list for"),
+        ("reducer", lambda total, lengths, masks, per_token: None, "returned NoneType; it returns a function"),
+        ("reducer", lambda total, lengths, masks, per_token: lambda x: x, r"to shape \(\d+,\); it makes a tensor"),
+        ("reducer", lambda total, lengths, masks, per_token: lambda x: x.sum() / 0, "which is not finite"),
     ],
 )
 def test_a_function_that_breaks_its_contract_is_named(train: Train, kind: str, function: Any, said: str) -> None:
-    grpo = GrpoConfig(loss_type="custom_loss") if kind == "loss" else GrpoConfig(use_tis=True)
+    grpo = GrpoConfig(loss_type="custom_loss" if kind == "loss" else "policy_loss", use_tis=kind == "tis")
     with pytest.raises(RolloutError, match=said):
         train(grpo, {kind: function})
+
+
+def summed(divisor: float = 1.0, seen: list[Any] | None = None) -> Any:
+    """A reducer: every trained token's loss over one and the same number."""
+
+    def reducer(
+        total_lengths: list[int], response_lengths: list[int], loss_masks: list[Any], calculate_per_token_loss: bool
+    ) -> Any:
+        assert [len(mask) for mask in loss_masks] == response_lengths == total_lengths
+        if seen is not None:
+            seen.append((sum(response_lengths), calculate_per_token_loss))
+
+        def reduce(x: Any) -> Any:
+            parts = zip(x.split(response_lengths), loss_masks, strict=True)
+            return sum((part * mask).sum() for part, mask in parts) / divisor
+
+        return reduce
+
+    return reducer
+
+
+@pytest.mark.parametrize("perf", [{}, {"micro_batch_size": 3}, {"num_steps_per_rollout": 3}], ids=str)
+def test_a_reducer_that_sums_tokens_is_the_mean_over_tokens(train: Train, perf: dict[str, Any]) -> None:
+    grpo, seen = GrpoConfig(calculate_per_token_loss=True, entropy_coef=0.1), []
+    report = train(grpo, {"reducer": summed(seen=seen)}, **perf)
+    assert_same(report, train(grpo, **perf))
+    assert sum(count for count, _ in seen) == report.metrics["train/num_tokens"]
+    assert {per_token for _, per_token in seen} == {True}
+
+
+@pytest.mark.parametrize("perf", [{}, {"micro_batch_size": 3}], ids=str)
+def test_a_reducer_may_divide_every_rollout_by_a_constant_as_dr_grpo_does(train: Train, perf: dict[str, Any]) -> None:
+    @advantage_traits(divides_by_max_length=True)
+    def given(rewards: Any, group_ids: Any) -> Any:
+        return rewards
+
+    expected = train(GrpoConfig(), advantage=given, max_response_len=7, **perf)
+    report = train(GrpoConfig(), {"reducer": summed(divisor=7.0)}, **perf)
+    assert_same(report, expected)
+    assert report.metrics["train/pg_loss"] == pytest.approx(expected.metrics["train/pg_loss"], rel=1e-4)
+
+
+def test_a_reducer_sees_which_tokens_a_correction_rejects(train: Train) -> None:
+    grpo = GrpoConfig(
+        use_tis=True, tis_reject_level="token", tis_reject_low=0.05, tis_reject_high=0.3, calculate_per_token_loss=True
+    )
+    expected = train(grpo)
+    assert (
+        expected.metrics["train/loss"]
+        != train(GrpoConfig(use_tis=True, calculate_per_token_loss=True)).metrics["train/loss"]
+    )
+    assert_same(train(grpo, {"reducer": summed()}), expected)
