@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SHAPES, default="0.5B")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=16384, help="of a micro-batch of the trainer")
-    parser.add_argument("--micro-batch", type=int, default=8, help="samples of a batch of transformers")
+    parser.add_argument("--micro-batch", type=int, default=8, help="samples of a batch of transformers; 1.5B: 4 fit")
     parser.add_argument("--parts", nargs="+", choices=("train", "profile", "generate"), default=["train", "generate"])
     options = parser.parse_args()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.size}, median of {options.rounds}")
@@ -118,6 +118,9 @@ def train(folder: Path, options: argparse.Namespace) -> None:
             profile(step)
         del trainer, step
         free()
+    from slimrl.megatron.parallel import shut_down_parallel
+
+    shut_down_parallel()
     if "train" not in options.parts:
         return
     rows.append(("transformers + torch", *measure(slow_step(folder, batch, options.micro_batch), options.rounds), {}))

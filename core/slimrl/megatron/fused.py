@@ -1,47 +1,96 @@
-"""Chains of elementwise operations as one kernel on a GPU; on a CPU they are the operations that they say."""
+"""Chains of operations over large tensors: one kernel each on a GPU, torch's operations elsewhere.
+
+None is differentiated by torch; forward and backward passes call them.
+"""
 
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import importlib.util
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
-def fused(function: Callable[P, R]) -> Callable[P, R]:
-    """Have torch compile a pure function of tensors, the first of which says where it runs; never differentiated.
+@functools.cache
+def _gpu_kernels() -> ModuleType | None:
+    """Triton comes with torch where torch is built for it; without it torch's operations do the same."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from slimrl.megatron import kernels
 
-    Where torch cannot compile (its kernels need a C compiler) the function runs as it is, with a warning.
+    return kernels
+
+
+def _kernels(tensor: Tensor) -> ModuleType | None:
+    return _gpu_kernels() if tensor.is_cuda else None
+
+
+def row_sums(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log of the sum of exponentials, and entropy in nats, of each row of logits [rows, vocabulary] / temperature."""
+    if kernels := _kernels(logits):
+        sums: tuple[Tensor, Tensor] = kernels.row_sums(logits, temperature)
+        return sums
+    scaled = logits / temperature
+    log_sums = scaled.logsumexp(-1)
+    return log_sums, log_sums - (scaled.softmax(-1) * scaled).sum(-1)
+
+
+def logit_grads(
+    logits: Tensor,
+    temperature: float,
+    log_sums: Tensor,
+    entropy: Tensor,
+    per_row: Tensor,
+    grad_entropy: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """-p * (per_row + grad_entropy * (log p + entropy)) of p = softmax(logits / temperature): [rows, vocabulary]."""
+    if kernels := _kernels(logits):
+        grads: Tensor = kernels.logit_grads(logits, temperature, log_sums, entropy, per_row, grad_entropy, dtype)
+        return grads
+    log_p = logits / temperature - log_sums[:, None]
+    return (-log_p.exp() * (per_row[:, None] + grad_entropy[:, None] * (log_p + entropy[:, None]))).to(dtype)
+
+
+def swiglu(gate_and_up: Tensor) -> Tensor:
+    """silu(gate) * up of [..., gate then up]: [..., width]."""
+    if kernels := _kernels(gate_and_up):
+        product: Tensor = kernels.swiglu(gate_and_up)
+        return product
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
+def swiglu_grad(gate_and_up: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of `gate_and_up`, given that of what `swiglu` returns."""
+    if kernels := _kernels(gate_and_up):
+        grads: Tensor = kernels.swiglu_grad(gate_and_up, grad)
+        return grads
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    both = torch.empty_like(gate_and_up)
+    grad_gate, grad_up = both.chunk(2, dim=-1)
+    torch.mul(grad, F.silu(gate), out=grad_up)
+    torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+    return both
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, is_interleaved: bool) -> Tensor:
+    """Turn pairs of channels of [tokens, heads, channels] by angles whose cosines are [tokens, 1, pairs], in float32.
+
+    A pair is two neighbours (interleaved) or two channels as far apart as there are pairs; further channels stay.
     """
-    compiled: Callable[P, R] | None = None
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        nonlocal compiled
-        first = args[0]
-        if not (isinstance(first, torch.Tensor) and first.is_cuda):
-            return function(*args, **kwargs)
-        if compiled is None:
-            compiled = _compiled(function, *args, **kwargs)
-        return compiled(*args, **kwargs)
-
-    return call
-
-
-def _compiled(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Callable[P, R]:
-    """The compiled function, or the function itself where compiling it fails."""
-    compiled: Callable[P, R] = torch.compile(function, fullgraph=True, dynamic=True)
-    try:
-        compiled(*args, **kwargs)
-    except Exception as error:  # whatever compilers say
-        reason = str(error).strip().splitlines()
-        logger.warning("torch cannot compile %s, training is slower: %s", function.__name__, (reason or [error])[0])
-        return function
-    return compiled
+    if kernels := _kernels(x):
+        result: Tensor = kernels.rotate(x, cos, sin, is_interleaved)
+        return result
+    num_rotary = 2 * cos.size(-1)
+    rotary = x[..., :num_rotary].float()
+    first, second = (rotary[..., ::2], rotary[..., 1::2]) if is_interleaved else rotary.chunk(2, -1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    both = torch.stack(turned, -1).flatten(-2) if is_interleaved else torch.cat(turned, -1)
+    return torch.cat((both.to(x.dtype), x[..., num_rotary:]), -1)

@@ -14,7 +14,7 @@ from torch.autograd.function import FunctionCtx
 
 from slimrl.megatron.attention import PackedAttention
 from slimrl.megatron.compat import submodules_of
-from slimrl.megatron.fused import fused
+from slimrl.megatron.fused import swiglu, swiglu_grad
 from slimrl.megatron.latent_attention import PackedLatentAttention
 from slimrl.megatron.norm import RmsNorm
 
@@ -23,37 +23,12 @@ class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, gate_and_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_and_up)
-        if gate_and_up.is_cuda:
-            return _swiglu(gate_and_up)
-        gate, up = gate_and_up.chunk(2, dim=-1)
-        return torch.nn.functional.silu(gate).mul_(up)
+        return swiglu(gate_and_up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (gate_and_up,) = ctx.saved_tensors
-        if gate_and_up.is_cuda:
-            return _swiglu_grad(gate_and_up, grads[0])
-        gate, up = gate_and_up.chunk(2, dim=-1)
-        grad = torch.empty_like(gate_and_up)
-        grad_gate, grad_up = grad.chunk(2, dim=-1)
-        torch.mul(grads[0], torch.nn.functional.silu(gate), out=grad_up)
-        inner = grads[0] * up
-        torch.ops.aten.silu_backward.grad_input(inner, gate, grad_input=grad_gate)
-        return grad
-
-
-@fused
-def _swiglu(gate_and_up: Tensor) -> Tensor:
-    gate, up = gate_and_up.chunk(2, dim=-1)
-    return torch.nn.functional.silu(gate) * up
-
-
-@fused
-def _swiglu_grad(gate_and_up: Tensor, grad: Tensor) -> Tensor:
-    gate, up = gate_and_up.float().chunk(2, dim=-1)
-    open_ = gate.sigmoid()
-    grad_gate = grad * up * open_ * (1 + gate * (1 - open_))
-    return torch.cat((grad_gate, grad * gate * open_), -1).to(gate_and_up.dtype)
+        return swiglu_grad(gate_and_up, grads[0])
 
 
 class SwiGlu(MegatronModule):  # type: ignore[misc]  # Megatron has no types

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimrl.megatron.fused import fused
+from slimrl.megatron.fused import logit_grads, row_sums
 from slimrl.megatron.logits import add_product, chunks, product
 
 
@@ -32,12 +32,13 @@ class GpuLogProbs(torch.autograd.Function):
         entropy = torch.empty_like(log_sums)
         for low, high in chunks(hidden.size(0), weight):
             logits = product(hidden[low:high], weight.t())
-            log_sums[low:high], entropy[low:high] = _sums(logits, temperature)
+            log_sums[low:high], entropy[low:high] = row_sums(logits, temperature)
         ctx.save_for_backward(hidden, weight, rows, targets, entropy, log_sums)
         ctx.temperature, ctx.entropy_has_grad = temperature, entropy_has_grad
         if not entropy_has_grad:
             ctx.mark_non_differentiable(entropy)
-        return _dots(hidden[rows], weight[targets]) / temperature - log_sums[rows], entropy
+        picked = torch.linalg.vecdot(hidden[rows].float(), weight[targets].float())
+        return picked / temperature - log_sums[rows], entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
@@ -55,8 +56,8 @@ class GpuLogProbs(torch.autograd.Function):
         for low, high in chunks(hidden.size(0), weight):
             logits = product(hidden[low:high], weight.t())
             part = slice(low, high)
-            found = _grads(logits, ctx.temperature, log_sums[part], entropy[part], per_row[part], grad_entropy[part])
-            found = found.to(hidden.dtype)
+            of_rows = (log_sums[part], entropy[part], per_row[part], grad_entropy[part])
+            found = logit_grads(logits, ctx.temperature, *of_rows, hidden.dtype)
             torch.mm(found, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 add_product(grad_weight, found.t(), hidden[part])
@@ -67,29 +68,3 @@ class GpuLogProbs(torch.autograd.Function):
         grad_weight.index_add_(0, targets, (hidden[rows] * sparse).to(grad_weight.dtype))
         return grad_hidden, grad_weight if buffer is None else None, None, None, None, None
 
-
-@fused
-def _sums(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log of the sum of exponentials, and entropy, of each row."""
-    scaled = logits / temperature
-    largest = scaled.amax(-1, keepdim=True)
-    shifted = scaled - largest
-    exps = shifted.exp()
-    total = exps.sum(-1)
-    log_total = total.log()
-    return largest[:, 0] + log_total, log_total - (shifted * exps).sum(-1) / total
-
-
-@fused
-def _grads(
-    logits: Tensor, temperature: float, log_sums: Tensor, entropy: Tensor, per_row: Tensor, grad_entropy: Tensor
-) -> Tensor:
-    """Gradient of the logits times the temperature, but for the sampled tokens' own part."""
-    log_p = logits / temperature - log_sums[:, None]
-    return -log_p.exp() * (per_row[:, None] + grad_entropy[:, None] * (log_p + entropy[:, None]))
-
-
-@fused
-def _dots(left: Tensor, right: Tensor) -> Tensor:
-    """Row by row, in float32."""
-    return (left.float() * right.float()).sum(-1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimrl.megatron.fused import fused
+from slimrl.megatron.fused import rotate
 from slimrl.megatron.shape import ModelShape
 
 
@@ -40,22 +40,12 @@ class _Rotate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, is_interleaved: bool) -> Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.is_interleaved = is_interleaved
-        return _rotate(x, cos, sin, is_interleaved)
+        return rotate(x, cos, sin, is_interleaved)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotate(grads[0], cos, -sin, ctx.is_interleaved), None, None, None
-
-
-@fused
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, is_interleaved: bool) -> Tensor:
-    num_rotary = 2 * cos.size(-1)
-    rotary = x[..., :num_rotary].float()
-    first, second = (rotary[..., ::2], rotary[..., 1::2]) if is_interleaved else rotary.chunk(2, -1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    both = torch.stack(turned, -1).flatten(-2) if is_interleaved else torch.cat(turned, -1)
-    return torch.cat((both.to(x.dtype), x[..., num_rotary:]), -1)
+        return rotate(grads[0], cos, -sin, ctx.is_interleaved), None, None, None
 
 
 def inverse_frequencies(shape: ModelShape) -> Tensor:

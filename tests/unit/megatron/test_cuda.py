@@ -16,6 +16,7 @@ from slimrl.algorithms.prefix_trie import build_trie
 from slimrl.algorithms.segments import block_segments
 from slimrl.config import GrpoConfig
 from slimrl.config.trained import TrainedConfig
+from slimrl.megatron import fused
 from slimrl.megatron.trainer import MegatronTrainer
 from slimrl.traits import advantage_traits
 from slimrl.types import TrainBatch
@@ -106,16 +107,32 @@ def test_log_probs_of_a_large_vocabulary_equal_log_softmax(
         assert (one - other).norm() < 0.01 * other.norm()
 
 
-def test_chains_of_operations_are_compiled(caplog: pytest.LogCaptureFixture) -> None:
-    from slimrl.megatron.fused import fused
+@pytest.mark.parametrize("vocabulary", [50, 9000, 151936])
+def test_kernels_of_rows_equal_torchs_operations(vocabulary: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(37, vocabulary, generator=generator) * 3
+    log_sums, entropy = fused.row_sums(logits.double(), 0.7)
+    for one, other in zip(fused.row_sums(logits.cuda(), 0.7), (log_sums, entropy), strict=True):
+        torch.testing.assert_close(one.double().cpu(), other, atol=1e-4, rtol=1e-5)
+    rows = (log_sums.float(), entropy.float(), *torch.randn(2, 37, generator=generator))
+    found = fused.logit_grads(logits.cuda(), 0.7, *(row.cuda() for row in rows), torch.float32)
+    torch.testing.assert_close(found.cpu(), fused.logit_grads(logits, 0.7, *rows, torch.float32), atol=1e-5, rtol=1e-3)
 
-    @fused
-    def chain(x: torch.Tensor, factor: float) -> torch.Tensor:
-        return (x * factor).exp().sum(-1)
 
-    x = torch.randn(5, 7, device="cuda")
-    torch.testing.assert_close(chain(x, 0.5), (x * 0.5).exp().sum(-1))
-    assert not caplog.records
+@pytest.mark.parametrize("channels", [16, 24])
+@pytest.mark.parametrize("is_interleaved", [True, False])
+def test_kernels_of_layers_equal_torchs_operations(channels: int, is_interleaved: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    both, grad = (torch.randn(7, 3, width, generator=generator) for width in (600, 300))
+    heads, angles = torch.randn(6, 5, 3 * channels, generator=generator), torch.randn(6, 1, 8, generator=generator)
+    cases = (
+        (fused.swiglu, (both,), ()),
+        (fused.swiglu_grad, (both, grad), ()),
+        (fused.rotate, (heads[..., :channels], angles.cos(), angles.sin()), (is_interleaved,)),
+    )
+    for function, tensors, rest in cases:
+        found = function(*(tensor.cuda() for tensor in tensors), *rest)
+        torch.testing.assert_close(found.cpu(), function(*tensors, *rest), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
