@@ -167,7 +167,7 @@ def advantages_without_model(batch: TrainBatch, plugins: PluginSet, grpo: GrpoCo
     name, functions = grpo.advantage_estimator, TrainFunctions.of(plugins)
     found = advantages_of(
         batch,
-        functions.estimate(plugins.advantage, name),
+        functions.estimate(plugins.advantage, grpo),
         Known(),
         name=name,
         normalize=grpo.normalize_advantages,

@@ -240,6 +240,21 @@ def test_no_samples_have_no_advantages() -> None:
         assert advantages(name, rollout([], [])) == []
 
 
+@pytest.mark.parametrize("name", ["grpo", "gspo", "cispo", "reinforce_plus_plus_baseline"])
+def test_rewards_may_be_taken_as_they_are(name: str) -> None:
+    seen = rollout([1, 3, 3, 0], [0, 0, 1, 2], [0, 1, 2, 3])
+    assert advantages(name, seen, disable_rewards_normalization=True) == [1, 3, 3, 0]
+    traits = advantage_traits_of(estimator(name, disable_rewards_normalization=True))
+    assert not traits.compares_group
+    assert "disable_rewards_normalization" in traits.heeds
+
+
+def test_the_penalty_comes_off_rewards_that_are_taken_as_they_are() -> None:
+    seen = rollout([2], [0], log_probs=[-1], ref_log_probs=[-3])
+    found = advantages("reinforce_plus_plus_baseline", seen, disable_rewards_normalization=True, kl_coef=0.5)
+    assert found == [2 - 0.5 * 2]
+
+
 def test_only_estimators_that_compare_a_group_refuse_groups_of_one() -> None:
     compare = {name for name in ALL if advantage_traits_of(estimator(name)).compares_group}
     assert compare == set(GROUP_RELATIVE)

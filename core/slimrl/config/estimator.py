@@ -9,7 +9,7 @@ from slimrl.config.hooks import makes_advantages
 from slimrl.config.settings import flatten
 from slimrl.traits import AdvantageTraits
 
-SETTINGS = ("kl_coef", "gamma", "lambd", "disable_grpo_std_normalization")
+SETTINGS = ("kl_coef", "gamma", "lambd", "disable_grpo_std_normalization", "disable_rewards_normalization")
 """What only some estimators heed."""
 CRITIC_SETTINGS = ("critic_load", "critic_lr", "critic_lr_warmup_iters", "num_critic_only_steps", "value_clip")
 """What only a critic heeds."""
@@ -19,7 +19,8 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
     """Every broken rule between the configuration and the traits of its estimator, one sentence each."""
     grpo, name = config.grpo, config.grpo.advantage_estimator
     makes = makes_advantages(config.rollout) or grpo.custom_advantage_function_path is not None
-    is_alone = config.rollout.n_samples_per_prompt == 1 and not (makes or grpo.use_opd)
+    makes = makes or grpo.use_opd or grpo.disable_compute_advantages_and_returns
+    is_alone = config.rollout.n_samples_per_prompt == 1 and not makes
     if is_alone and traits.compares_group:
         yield (
             f"--n-samples-per-prompt 1 with --advantage-estimator {name} trains nothing: a reward is compared with its "
@@ -48,6 +49,13 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
                 f"--{setting.replace('_', '-')}{shown} has no effect with --advantage-estimator {name}, which heeds "
                 f"{heeded or 'no setting of this kind'}; leave it out or choose another estimator"
             )
+    if grpo.disable_rewards_normalization and grpo.disable_grpo_std_normalization:
+        yield (
+            "--disable-grpo-std-normalization has no effect with --disable-rewards-normalization: rewards that are not "
+            "compared are not divided either; leave one out"
+        )
+    if grpo.disable_compute_advantages_and_returns:
+        yield from _no_advantages(config, traits, changes_loss)
     if traits.policy_loss == "cispo" and grpo.eps_clip_c is not None:
         yield f"--eps-clip-c {grpo.eps_clip_c} has no effect with --advantage-estimator {name}, whose loss has no dual clip"
     if traits.divides_by_max_length and grpo.calculate_per_token_loss:
@@ -65,6 +73,32 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
     yield from _critic(config, traits)
     if traits.needs_normalization and not grpo.normalize_advantages:
         yield f"--advantage-estimator {name} needs --normalize-advantages"
+
+
+def _no_advantages(config: Config, traits: AdvantageTraits, changes_loss: bool) -> Iterator[str]:
+    """Settings of advantages that are not made."""
+    flag = "--disable-compute-advantages-and-returns"
+    grpo, rollout, defaults = config.grpo, config.rollout, GrpoConfig()
+    if grpo.loss_type == "policy_loss" and rollout.rollout_data_postprocess_path is None:
+        yield (
+            f"{flag} trains nothing with --loss-type policy_loss: every advantage is 0; name what makes them "
+            "(--custom-advantage-function-path, without the flag), or sets them (--rollout-data-postprocess-path)"
+        )
+    is_named = grpo.advantage_estimator != defaults.advantage_estimator
+    if traits.needs_values or (is_named and not (changes_loss and grpo.loss_type == "policy_loss")):
+        yield f"--advantage-estimator {grpo.advantage_estimator} has no effect with {flag}"
+    makers = {
+        "custom_advantage_function_path": grpo,
+        "custom_reward_post_process_path": rollout,
+        "use_opd": grpo,
+        "normalize_advantages": grpo,
+        "disable_grpo_std_normalization": grpo,
+        "disable_rewards_normalization": grpo,
+    }
+    for name, group in makers.items():
+        if value := getattr(group, name):
+            shown = "" if value is True else f" {value}"
+            yield f"--{name.replace('_', '-')}{shown} cannot be used with {flag}, which leaves advantages at 0; leave one out"
 
 
 def _critic(config: Config, traits: AdvantageTraits) -> Iterator[str]:

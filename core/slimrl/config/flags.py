@@ -26,6 +26,13 @@ UNSUPPORTED = frozenset(
     ]
 )
 
+NEEDLESS = {
+    "loss-mask-type": (
+        "the checkpoint's own chat template says which tokens are the assistant's, whatever model it is of; leave it out"
+    ),
+}
+"""Flags that users of slime know, and why there is nothing to set here."""
+
 REWARD_CHOICES = frozenset({"rm_type", "reward", "custom_rm_path"})
 """Ways to say what scores: one given as a flag goes before all that a file says, not only before the same one."""
 
@@ -115,6 +122,8 @@ def _setting(given: Given, table: Mapping[str, Setting]) -> Setting | None:
 def _unknown(typed: str, known: Sequence[str]) -> str:
     if typed in UNSUPPORTED:
         return f"unknown flag --{typed}; this version of slimrl does not support it yet"
+    if typed in NEEDLESS:
+        return f"--{typed} is not needed: {NEEDLESS[typed]}"
     return f"unknown flag --{typed}" + did_you_mean(typed, [name.replace("_", "-") for name in known], "--")
 
 

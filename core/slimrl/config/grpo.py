@@ -25,6 +25,10 @@ class GrpoConfig:
     """Advantage estimator: a name an installed plugin offers."""
     disable_grpo_std_normalization: bool = False
     """Only centre the rewards of a group; do not divide by their standard deviation (grpo, gspo, cispo)."""
+    disable_rewards_normalization: bool = False
+    """Take rewards as they are; do not compare them with the group's mean (grpo, gspo, cispo, reinforce_plus_plus_baseline)."""
+    disable_compute_advantages_and_returns: bool = False
+    """Ask no estimator: every advantage is 0, for a loss function of yours that reads none or a data postprocess that sets them."""
     kl_coef: float = 0.0
     """Weight of the KL divergence from the reference model (--kl-loss-type) in the rewards, for estimators that heed it."""
     gamma: float = 1.0

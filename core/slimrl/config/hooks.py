@@ -60,7 +60,7 @@ def _reward_post_process(config: Config) -> Iterator[str]:
     function, defaults = config.rollout.custom_reward_post_process_path, GrpoConfig()
     if function is None:
         return
-    for name in ("disable_grpo_std_normalization", "kl_coef", "gamma", "lambd"):
+    for name in ("disable_grpo_std_normalization", "disable_rewards_normalization", "kl_coef", "gamma", "lambd"):
         if getattr(config.grpo, name) != getattr(defaults, name):
             yield (
                 f"--{name.replace('_', '-')} has no effect with --custom-reward-post-process-path {function}, whose "

@@ -21,7 +21,8 @@ HEEDED: Final = {
             *("rollout_max_prompt_len", "rollout_max_context_len", "rollout_function_path"),
         )
     ),
-    "grpo": frozenset(("loss_type", "calculate_per_token_loss")),
+    # the third, as slime's users write it, says what is so: a conversation has no advantage
+    "grpo": frozenset(("loss_type", "calculate_per_token_loss", "disable_compute_advantages_and_returns")),
     "eval": frozenset[str](),
     "sglang": frozenset[str](),
 }

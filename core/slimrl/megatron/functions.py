@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from slimrl.config.grpo import GrpoConfig
 from slimrl.estimator import Estimate, estimate_of
 from slimrl.protocols import Advantage, TokenAdvantage
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.registry.run_hook import RunHookFunction
-from slimrl.types import LossTokens
+from slimrl.types import AdvantageInput, LossTokens
 
 if TYPE_CHECKING:  # they import Megatron, which has to be prepared first
     from slimrl.megatron.logprob import TokenLogProbs
@@ -44,12 +47,19 @@ class TrainFunctions:
             plugins.hook("pg_loss_reducer"),
         )
 
-    def estimate(self, estimator: Advantage | TokenAdvantage, name: str) -> Estimate:
-        """The estimator called `name`, or a function of the user's of our shape in its place."""
-        function = self.advantage
+    def estimate(self, estimator: Advantage | TokenAdvantage, grpo: GrpoConfig) -> Estimate:
+        """The estimator that is set, a function of the user's of our shape in its place, or nobody."""
+        function, name = self.advantage, grpo.advantage_estimator
+        if grpo.disable_compute_advantages_and_returns:
+            return estimate_of(no_advantages, "none")
         if function is None or function.is_slime:
             return estimate_of(estimator, name)
         return estimate_of(lambda rollout: function(rollout), function.name)
+
+
+def no_advantages(rollout: AdvantageInput, /) -> NDArray[np.float32]:
+    """None, for a loss that reads none."""
+    return np.zeros(len(rollout.rewards), np.float32)
 
 
 @dataclass(frozen=True)

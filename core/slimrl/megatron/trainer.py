@@ -91,7 +91,7 @@ class MegatronTrainer:
         self._trained = trained
         self._seed = seed
         self._functions = functions = functions or TrainFunctions()
-        self._estimate = functions.estimate(advantage, grpo.advantage_estimator)
+        self._estimate = functions.estimate(advantage, grpo)
         self._transport = transport
         self._device = _device(device)
         self._dtype = _dtype(dtype, self._device)

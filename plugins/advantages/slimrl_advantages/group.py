@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from slimrl import AdvantageInput
+from slimrl.config import GrpoConfig
 
 EPSILON = 1e-6
+SETTINGS = frozenset({"disable_rewards_normalization", "disable_grpo_std_normalization"})
+"""What `relative_to` reads."""
+
+
+def relative_to(config: GrpoConfig) -> Callable[[AdvantageInput], NDArray[np.float64]]:
+    """What the settings make of rewards: normalised, centred, or left as they are."""
+    if config.disable_rewards_normalization:
+        return plain
+    return centred if config.disable_grpo_std_normalization else normalised
+
+
+def plain(rollout: AdvantageInput) -> NDArray[np.float64]:
+    """Each reward as it is, [samples]."""
+    return rollout.rewards.astype(np.float64)
 
 
 def centred(rollout: AdvantageInput) -> NDArray[np.float64]:

@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from slimrl import AdvantageInput, Factory, PluginOptions, TokenAdvantage, advantage_traits, hookimpl
 from slimrl.config import GrpoConfig
-from slimrl_advantages.group import centred, normalised
+from slimrl_advantages.group import SETTINGS, relative_to
 
 
 def make(options: PluginOptions) -> TokenAdvantage:
     """The estimator that --advantage-estimator gspo names (Zheng et al. 2025, arXiv:2507.18071)."""
-    compare = centred if options[GrpoConfig].disable_grpo_std_normalization else normalised
+    config = options[GrpoConfig]
+    relative, compares_group = relative_to(config), not config.disable_rewards_normalization
 
-    @advantage_traits(heeds={"disable_grpo_std_normalization"}, policy_loss="gspo")
+    @advantage_traits(compares_group=compares_group, heeds=SETTINGS, policy_loss="gspo")
     def gspo(rollout: AdvantageInput, /) -> NDArray[np.float32]:
-        return compare(rollout).astype(np.float32)
+        return relative(rollout).astype(np.float32)
 
     return gspo
 

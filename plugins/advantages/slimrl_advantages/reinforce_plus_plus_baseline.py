@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from slimrl import AdvantageInput, Factory, PluginOptions, TokenAdvantage, advantage_traits, hookimpl
 from slimrl.config import GrpoConfig
-from slimrl_advantages.group import centred
+from slimrl_advantages.group import centred, plain
 from slimrl_advantages.token_rewards import kl_penalty
 
 
@@ -19,10 +19,12 @@ def make(options: PluginOptions) -> TokenAdvantage:
     The trainer whitens what it returns over all trained tokens.
     """
     config = options[GrpoConfig]
+    is_plain = config.disable_rewards_normalization
+    heeds = {"kl_coef", "disable_rewards_normalization"}
 
-    @advantage_traits(heeds={"kl_coef"}, needs_normalization=True)
+    @advantage_traits(compares_group=not is_plain, heeds=heeds, needs_normalization=True)
     def reinforce_plus_plus_baseline(rollout: AdvantageInput, /) -> NDArray[np.float32]:
-        of_token = np.repeat(centred(rollout), rollout.num_tokens)
+        of_token = np.repeat(plain(rollout) if is_plain else centred(rollout), rollout.num_tokens)
         return (of_token - kl_penalty(rollout, config)).astype(np.float32)
 
     return reinforce_plus_plus_baseline

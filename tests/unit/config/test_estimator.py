@@ -24,7 +24,10 @@ def test_an_estimator_that_compares_a_group_refuses_a_group_of_one(make_config: 
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("kl_coef", 0.1), ("gamma", 0.9), ("lambd", 0.9), ("disable_grpo_std_normalization", True)],
+    [
+        *(("kl_coef", 0.1), ("gamma", 0.9), ("lambd", 0.9)),
+        *(("disable_grpo_std_normalization", True), ("disable_rewards_normalization", True)),
+    ],
 )
 def test_a_setting_that_the_estimator_does_not_heed_is_refused(make_config: Make, setting: str, value: Any) -> None:
     config = make_config(grpo=GrpoConfig(**{setting: value}))
@@ -61,3 +64,45 @@ def test_an_estimator_may_ask_for_normalised_advantages(make_config: Make) -> No
     traits = AdvantageTraits(needs_normalization=True)
     assert list(check_estimator(make_config(), traits)) == ["--advantage-estimator grpo needs --normalize-advantages"]
     assert list(check_estimator(make_config(grpo=GrpoConfig(normalize_advantages=True)), traits)) == []
+
+
+def test_rewards_that_are_not_compared_are_not_divided_either(make_config: Make) -> None:
+    grpo = GrpoConfig(disable_rewards_normalization=True, disable_grpo_std_normalization=True)
+    (said,) = check_estimator(make_config(grpo=grpo), AdvantageTraits(heeds=frozenset(SETTINGS)))
+    assert said.startswith("--disable-grpo-std-normalization has no effect with --disable-rewards-normalization")
+
+
+def without(**settings: Any) -> GrpoConfig:
+    return GrpoConfig(disable_compute_advantages_and_returns=True, **settings)
+
+
+def test_no_advantages_are_for_a_loss_that_reads_none_or_a_function_that_sets_them(make_config: Make) -> None:
+    (said,) = check_estimator(make_config(grpo=without()), AdvantageTraits())
+    assert said.startswith("--disable-compute-advantages-and-returns trains nothing with --loss-type policy_loss")
+    custom = make_config(grpo=without(loss_type="custom_loss"), n_samples_per_prompt=1)
+    assert list(check_estimator(custom, AdvantageTraits())) == []
+    set_later = {"rollout_data_postprocess_path": "a.py:f"}
+    assert list(check_estimator(make_config(grpo=without(), **set_later), AdvantageTraits())) == []
+    gspo = make_config(grpo=without(advantage_estimator="gspo"), **set_later)
+    assert list(check_estimator(gspo, AdvantageTraits(policy_loss="gspo"))) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "traits", "said"),
+    [
+        ({"normalize_advantages": True}, AdvantageTraits(), "--normalize-advantages cannot be used with"),
+        ({"use_opd": True}, AdvantageTraits(), "--use-opd cannot be used with"),
+        (
+            {"custom_advantage_function_path": "b.py:f"},
+            AdvantageTraits(),
+            "--custom-advantage-function-path b.py:f cannot be used with",
+        ),
+        ({"advantage_estimator": "rloo"}, AdvantageTraits(), "--advantage-estimator rloo has no effect with"),
+        ({}, AdvantageTraits(needs_values=True), "--advantage-estimator grpo has no effect with"),
+    ],
+)
+def test_what_makes_advantages_is_refused_where_none_are_made(
+    make_config: Make, settings: dict[str, Any], traits: AdvantageTraits, said: str
+) -> None:
+    (found,) = check_estimator(make_config(grpo=without(loss_type="custom_loss", **settings)), traits)
+    assert found.startswith(f"{said} --disable-compute-advantages-and-returns")

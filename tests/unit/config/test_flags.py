@@ -63,6 +63,11 @@ def test_a_flag_like_no_other_gets_no_suggestion() -> None:
     assert problems_of("--swizzle") == ("unknown flag --swizzle",)
 
 
+def test_a_flag_of_slimes_that_is_not_needed_is_refused_with_the_reason() -> None:
+    (said,) = problems_of("--loss-mask-type", "qwen3")
+    assert said.startswith("--loss-mask-type is not needed: the checkpoint's own chat template says which tokens")
+
+
 @pytest.mark.parametrize("flag", sorted(UNSUPPORTED))
 def test_a_flag_of_a_larger_system_is_refused_without_a_false_suggestion(flag: str) -> None:
     assert problems_of(f"--{flag}", "2") == (f"unknown flag --{flag}; this version of slimrl does not support it yet",)

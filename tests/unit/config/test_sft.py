@@ -28,6 +28,11 @@ def test_fine_tuning_needs_neither_reward_nor_response_length(make_config: Make)
     assert check(sft(make_config)) == []
 
 
+def test_a_conversation_has_no_advantage_and_that_may_be_said(make_config: Make) -> None:
+    grpo = GrpoConfig(loss_type="sft_loss", disable_compute_advantages_and_returns=True)
+    assert check(sft(make_config, grpo)) == []
+
+
 def test_fine_tuning_renders_rows_with_the_chat_template() -> None:
     config, origins = as_sft(Config(grpo=GrpoConfig(loss_type="sft_loss")), {"apply_chat_template": "default"})
     assert config.rollout.apply_chat_template

@@ -131,6 +131,19 @@ def test_a_function_that_breaks_its_contract_is_named(train: Train, kind: str, f
         train(grpo, {kind: function})
 
 
+def test_where_no_advantages_are_made_a_loss_function_still_sees_every_token(train: Train) -> None:
+    def likelihood(tokens: LossTokens) -> Any:
+        assert not tokens.advantages.any()
+        return -tokens.log_probs
+
+    report = train(
+        GrpoConfig(loss_type="custom_loss", disable_compute_advantages_and_returns=True), {"loss": likelihood}
+    )
+    assert not report.advantages.any()
+    assert report.metrics["train/num_skipped_samples"] == 1  # it has no trained token
+    assert report.metrics["train/grad_norm"] > 0
+
+
 def summed(divisor: float = 1.0, seen: list[Any] | None = None) -> Any:
     """A reducer: every trained token's loss over one and the same number."""
 
