@@ -70,6 +70,29 @@ def test_sampled_log_probs_equal_those_of_transformers(
     _compare(folder, requests, temperature=0.7)
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral with a window", "qwen3"])
+def test_a_step_of_shapes_that_stay_computes_the_same(
+    name: str, save_model: Any, open_engine: Any, ask: Any, some_prompt: Any
+) -> None:
+    """What a GPU records and replays."""
+    kind, config = NATIVE[name]
+    folder = save_model(kind, **config)
+    found = []
+    for records in (False, True):
+        engine = open_engine(folder)
+        engine.runner._records = records
+        requests = [
+            ask(some_prompt(seed % 3, 5 + 20 * (seed % 3)), seed=seed, max_new_tokens=4 + 9 * seed, temperature=0.8)
+            for seed in range(7)
+        ]
+        engine.generate(requests)
+        assert (engine.runner._graph is not None) is records
+        found.append([(request.output_ids, request.log_probs) for request in requests])
+    for (ids, log_probs), (other_ids, other_log_probs) in zip(*found, strict=True):
+        assert ids == other_ids
+        assert torch.tensor(log_probs).sub(torch.tensor(other_log_probs)).abs().max() < 1e-4
+
+
 def test_bfloat16_is_close_to_float32(save_model: Any, open_engine: Any, ask: Any, some_prompt: Any) -> None:
     folder = save_model("qwen3", head_dim=16)
     found = []

@@ -10,6 +10,7 @@ import torch
 
 from slimrl.engines.embedded.checkpoint import Checkpoint
 from slimrl.engines.embedded.decode_attention import DecodeAttention
+from slimrl.engines.embedded.decode_graph import DecodeGraph
 from slimrl.engines.embedded.family import FamilyModel
 from slimrl.engines.embedded.invariant import RowAttention, decode_in_blocks, logits_in_blocks
 from slimrl.engines.embedded.kv import SlotShape, SlotStore, capacity_for
@@ -20,6 +21,9 @@ from slimrl.engines.embedded.scoring import score
 from slimrl.engines.embedded.shape import ModelShape, read_config, shape_of
 from slimrl.engines.embedded.threads import ThreadChoice
 from slimrl.errors import EngineError
+
+STEADY_STEPS = 2
+"""Steps with the same rows after which recording one pays: it takes as long as two."""
 
 
 class NativeRunner:
@@ -47,6 +51,7 @@ class NativeRunner:
         self._chunk = chunk
         self._deterministic = deterministic
         self._lone_row = ThreadChoice()
+        self._records = device.type == "cuda" and not deterministic
         self.reset()
 
     def reset(self) -> None:
@@ -62,6 +67,9 @@ class NativeRunner:
         """Prompts being computed, next first; those before any of `_incoming`."""
         self._decode: DecodeAttention | RowAttention | None = None
         self._generation = (-1, -1)
+        self._graph: DecodeGraph | None = None
+        self._num_steady = 0
+        """Steps since rows or prompts have changed."""
 
     def open(self, context: tuple[int, ...], score_from: int | None) -> Prompt:
         """See `Runner`; requests with the same prompt share it while any of them lives."""
@@ -135,7 +143,16 @@ class NativeRunner:
                 kind = RowAttention if self._deterministic else DecodeAttention
                 self._decode = kind(self._prompts, self._rows, self.model.shape.windows)
                 self._generation = generation
+                self._graph, self._num_steady = None, 0
             rows = self._decode.rows
+            self._num_steady += 1
+            if self._records and self._num_steady > STEADY_STEPS:
+                if self._graph is None:
+                    self._graph = DecodeGraph(self.model, self._prompts, self._rows)
+                logits = self._graph.decode()
+                for row in rows:
+                    row.length += 1
+                return rows, logits
             positions = self._decode.step()
             tokens = torch.tensor([row.token for row in rows], device=self._device)
             if isinstance(self._decode, RowAttention):
