@@ -12,9 +12,10 @@ from pathlib import Path
 from rich.console import Console
 
 from slimrl.checkpoints import Start, find_start
-from slimrl.cluster.actors import PluginPass, TrainerSettings
+from slimrl.cluster.actors import PluginPass
 from slimrl.cluster.crew import Crew, CrewSettings
 from slimrl.cluster.ray_session import ray_session
+from slimrl.cluster.trainer_actors import TrainerSettings
 from slimrl.config import Config
 from slimrl.config.distillation import teacher_address
 from slimrl.config.eval_sets import eval_datasets
@@ -59,7 +60,7 @@ def loop(crew: Crew, config: Config, plan: Plan, run: RunDir, start: int, progre
     step = saved = version = start
     meter, watch = ProcessMeter(), watch_of(run)
     crew.publish(version=start)
-    saving = Saving(crew, config.ckpt, checkpoints, run)
+    saving = Saving(crew, config.ckpt, checkpoints.absolute(), run)
     with Interrupt(progress.say) as interrupt, saving:
         while step < plan.num_rollout and not interrupt.asked:
             if is_eval_due(config, step):
@@ -216,7 +217,12 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
             teacher_url=c.grpo.opd_teacher_url and teacher_address(c.grpo.opd_teacher_url),
         ),
         trainer=TrainerSettings(
-            ckpt=replace(c.ckpt, hf_checkpoint=hf_checkpoint, ref_load=c.ckpt.ref_load and c.ckpt.ref_load.resolve()),
+            ckpt=replace(
+                c.ckpt,
+                hf_checkpoint=hf_checkpoint,
+                ref_load=c.ckpt.ref_load and c.ckpt.ref_load.resolve(),
+                critic_load=c.ckpt.critic_load and c.ckpt.critic_load.resolve(),
+            ),
             model=c.model,
             trained=c.trained,
             grpo=replace(c.grpo, opd_teacher_load=c.grpo.opd_teacher_load and c.grpo.opd_teacher_load.resolve()),
@@ -230,13 +236,14 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
             pause=c.rollout.update_weights_pause,
             device=plan.device,
             dtype=plan.dtype,
-            num_threads=max(plan.num_threads // layout.world_size, 1),
+            num_threads=max(plan.num_threads // c.cluster.actor_num_gpus_per_node, 1),
             seed=c.cluster.seed,
             deterministic=c.cluster.deterministic,
             layout=layout,
+            num_machines=c.cluster.actor_num_nodes,
         ),
         plugins=PluginPass(plugins.references, plugins.options, plugins.fingerprint),
         run=run.path,
-        checkpoint=start.checkpoint,
+        checkpoint=start.checkpoint and start.checkpoint.absolute(),
         start=start.step,
     )

@@ -1,8 +1,11 @@
-"""Runs whose trainer is two processes."""
+"""Runs whose trainer is two processes, on one machine or on two."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +26,52 @@ def test_the_engine_gets_the_weights_of_two_trainer_processes(
     assert two.returncode == 0, two.stderr
     # equal only if the engine has what the processes have together
     assert all(row["train/log_prob_abs_diff_max"] < 1e-3 for row in job.metrics() if "train/grad_norm" in row)
+    assert (job.folder / "saved").is_dir()
+
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+small = {"object_store_memory": 2**27}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **small})
+cluster.add_node(num_cpus=1, **small)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def two_machines() -> Iterator[str]:
+    """The address of a Ray cluster with two nodes, both here and on loopback."""
+    environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, "-W", "ignore", "-c", CLUSTER]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address, "no cluster"
+        yield address
+        process.communicate("")
+
+
+def test_trainer_processes_on_two_machines_train_one_model(
+    two_machines: str, make_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    job = make_job(num_rollout="2", rollout_batch_size="4", n_samples_per_prompt="4")
+    ran = job.run("--ray-address", two_machines, "--actor-num-nodes", "2", "--save", "saved")
+    assert ran.returncode == 0, ran.stderr
+    rows = [row for row in job.metrics() if "train/grad_norm" in row]
+    assert len(rows) == 2
+    assert all(row["train/log_prob_abs_diff_max"] < 1e-3 for row in rows)
+    resumed = job.run(
+        *("--ray-address", two_machines, "--actor-num-nodes", "2", "--load", "saved", "--num-rollout", "3"),
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert [row["step"] for row in job.metrics() if "train/grad_norm" in row] == [0, 1, 2]
+    assert "loaded" in (job.folder / "run" / "logs" / "trainer-1.log").read_text()
     assert (job.folder / "saved").is_dir()
 
 

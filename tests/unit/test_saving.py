@@ -15,7 +15,7 @@ import pytest
 
 from slimrl.background import Background
 from slimrl.checkpoints import NewCheckpoint, find_start, new_checkpoint
-from slimrl.cluster.actors import write_snapshot
+from slimrl.cluster.trainer_actors import write_snapshot
 from slimrl.config import CkptConfig
 from slimrl.errors import CheckpointError
 from slimrl.observe.run_dir import RunDir
@@ -174,7 +174,7 @@ import sys, threading, time
 from pathlib import Path
 from slimrl.background import Background
 from slimrl.checkpoints import NewCheckpoint
-from slimrl.cluster.actors import write_snapshot
+from slimrl.cluster.trainer_actors import write_snapshot
 class Snapshot:
     def write(self, folder):
         (folder / "value").write_text("half")

@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slimrl.checkpoints import NewCheckpoint
-from slimrl.cluster.actors import (
-    EngineActor,
-    FollowerActor,
-    ManagerActor,
-    PluginPass,
-    TrainerActor,
-    TrainerSettings,
-)
+from slimrl.cluster.actors import EngineActor, ManagerActor, PluginPass
 from slimrl.cluster.care import Care
 from slimrl.cluster.placement import place
+from slimrl.cluster.trainer_actors import FollowerActor, TrainerActor, TrainerSettings
 from slimrl.engines.process import EngineSettings
 from slimrl.errors import SlimrlError, TrainError
 from slimrl.rollout.settings import RolloutSettings
@@ -51,8 +45,10 @@ class Crew:
 
     def __init__(self, ray: Any, settings: CrewSettings) -> None:
         use_gpu = settings.trainer.device == "cuda"
-        num_followers = settings.trainer.layout.world_size - 1
-        on_engine, on_trainer, on_manager, *on_followers = place(ray, 3, use_gpu=use_gpu, num_followers=num_followers)
+        num_followers, num_machines = settings.trainer.layout.world_size - 1, settings.trainer.num_machines
+        on_engine, on_trainer, on_manager, *on_followers = place(
+            ray, 3, use_gpu=use_gpu, num_followers=num_followers, num_machines=num_machines
+        )
         self._ray = ray
         self._logs = settings.run / "logs"
         s = settings

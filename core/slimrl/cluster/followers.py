@@ -20,6 +20,15 @@ class Followers:
     def __len__(self) -> int:
         return len(self._actors)
 
+    def await_all(self) -> None:
+        """Wait until all are there; raises TrainError with what keeps one of them from it."""
+        import ray
+
+        try:
+            ray.get([actor.is_there.remote() for actor in self._actors])
+        except ray.exceptions.RayActorError as error:
+            raise TrainError(f"a process of the trainer did not start: {error}") from error
+
     @contextlib.contextmanager
     def join(self, method: str, *arguments: Any) -> Iterator[None]:
         """Let the others do something while the first process does the same in the `with` block."""

@@ -16,8 +16,10 @@ class ClusterConfig:
     """Device of engine and trainer; auto: cuda where it is available."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of engine and trainer; auto: float32 on a CPU, bfloat16 on cuda."""
+    actor_num_nodes: int = 1
+    """Machines of the cluster at --ray-address that the trainer has processes on; the first also has engines and rollout."""
     actor_num_gpus_per_node: int = 1
-    """Processes of the trainer, each with a GPU, or on a CPU with its share of the threads. What --tensor-model-parallel-size x --pipeline-model-parallel-size x --context-parallel-size leaves of them are data-parallel."""
+    """Processes of the trainer on each of its machines, each with a GPU, or on a CPU with its share of the threads. What --tensor-model-parallel-size x --pipeline-model-parallel-size x --context-parallel-size leaves of them are data-parallel."""
     rollout_num_gpus: int | None = None
     """Size of the rollout: --rollout-num-gpus / --rollout-num-gpus-per-engine embedded engines are started, on a CPU as processes that share the threads. Default: one engine."""
     num_threads: int | None = None

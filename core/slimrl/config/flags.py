@@ -19,7 +19,6 @@ from slimrl.errors import ConfigError
 # Flags of the guide that need more than this version has; known by name so that no wrong flag is suggested.
 UNSUPPORTED = frozenset(
     [
-        "actor-num-nodes",
         "colocate",
         "sglang-log-level",
         "sglang-mem-fraction-static",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -72,7 +73,7 @@ SINGLE, KEEP_ALL = Layout(), Recompute()
 def layout_of(cluster: ClusterConfig, perf: PerfConfig, optimizer: OptimizerConfig) -> Layout:
     """The layout that the flags ask for."""
     return Layout(
-        world_size=cluster.actor_num_gpus_per_node,
+        world_size=cluster.actor_num_nodes * cluster.actor_num_gpus_per_node,
         tensor_size=perf.tensor_model_parallel_size,
         pipeline_size=perf.pipeline_model_parallel_size,
         chunks_per_stage=perf.virtual_pipeline_model_parallel_size,
@@ -94,8 +95,16 @@ def check_layout(cluster: ClusterConfig, perf: PerfConfig, optimizer: OptimizerC
     layout = layout_of(cluster, perf, optimizer)
     if min(layout.world_size, layout.model_size, layout.expert_size, layout.expert_tensor_size) < 1:
         return  # reported with what is out of range
-    processes = f"--actor-num-gpus-per-node {layout.world_size}"
-    yield from _products(layout, processes)
+    nodes = cluster.actor_num_nodes
+    processes = f"--actor-num-gpus-per-node {cluster.actor_num_gpus_per_node}"
+    if nodes > 1:
+        processes = f"--actor-num-nodes {nodes} x {processes} = {layout.world_size}"
+        if cluster.ray_address is None:
+            yield (
+                f"--actor-num-nodes {nodes} needs the --ray-address of a cluster of as many machines; without it Ray runs "
+                "on this machine alone"
+            )
+    yield from _products(layout, nodes, processes)
     if layout.is_sequence_parallel and layout.tensor_size == 1:
         yield "--sequence-parallel has no effect without a --tensor-model-parallel-size above 1"
     if layout.chunks_per_stage > 1 and layout.pipeline_size == 1:
@@ -114,20 +123,26 @@ def check_layout(cluster: ClusterConfig, perf: PerfConfig, optimizer: OptimizerC
     yield from _recompute(perf)
 
 
-def _products(layout: Layout, processes: str) -> Iterator[str]:
+def _products(layout: Layout, nodes: int, processes: str) -> Iterator[str]:
     if layout.world_size % layout.model_size:
         yield (
             f"{processes} is not a multiple of --tensor-model-parallel-size {layout.tensor_size} x "
             f"--pipeline-model-parallel-size {layout.pipeline_size} x --context-parallel-size {layout.context_size} = "
-            f"{layout.model_size}; set --actor-num-gpus-per-node {layout.model_size} or a multiple of it"
+            f"{layout.model_size}; set --actor-num-gpus-per-node {_per_node(layout.model_size, nodes)} or a multiple of it"
         )
     of_experts = layout.expert_tensor_size * layout.expert_size * layout.pipeline_size
     if layout.expert_size > 1 and layout.world_size % of_experts:
         yield (
             f"{processes} is not a multiple of --expert-tensor-parallel-size {layout.expert_tensor_size} x "
             f"--expert-model-parallel-size {layout.expert_size} x --pipeline-model-parallel-size "
-            f"{layout.pipeline_size} = {of_experts}; set --actor-num-gpus-per-node {of_experts} or a multiple of it"
+            f"{layout.pipeline_size} = {of_experts}; set --actor-num-gpus-per-node {_per_node(of_experts, nodes)} or a "
+            "multiple of it"
         )
+
+
+def _per_node(processes: int, nodes: int) -> int:
+    """The fewest on each of so many machines that make a multiple of so many processes."""
+    return processes // math.gcd(processes, nodes)
 
 
 def _recompute(perf: PerfConfig) -> Iterator[str]:

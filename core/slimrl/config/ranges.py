@@ -58,6 +58,7 @@ RANGES: Mapping[str, Range] = {
     "rm_workers": COUNT,
     "rm_cache_size": NOT_NEGATIVE,
     "max_unscored_fraction": SHARE,
+    "actor_num_nodes": COUNT,
     "actor_num_gpus_per_node": COUNT,
     "tensor_model_parallel_size": COUNT,
     "pipeline_model_parallel_size": COUNT,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from slimrl.config.layout import SINGLE, Layout
+from slimrl.megatron.meeting import Meeting, interface_to, open_store
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ class Parallel:
 
 
 def init_parallel(
-    device: torch.device, seed: int, layout: Layout = SINGLE, rank: int = 0, meeting: Path | None = None
+    device: torch.device, seed: int, layout: Layout = SINGLE, rank: int = 0, meeting: Meeting | None = None
 ) -> Parallel:
-    """Start torch.distributed and Megatron's groups, of this one process or of all that meet at a file.
+    """Start torch.distributed and Megatron's groups, of this one process or of all that meet somewhere.
 
     A single process's store is in its memory, so no port is fixed and nothing listens beyond the loopback interface.
     Megatron knows nothing of context parallelism: to it, processes that share tokens are data-parallel ones, which
@@ -66,8 +65,8 @@ def init_parallel(
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # gloo listens on the interface of the host's name unless told otherwise; all processes are on this machine
-    interface = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    # gloo listens on the interface of the host's name unless told otherwise
+    interface = interface_to(meeting)
     is_set = "GLOO_SOCKET_IFNAME" in os.environ
     if interface and not is_set:
         os.environ["GLOO_SOCKET_IFNAME"] = interface
@@ -75,7 +74,7 @@ def init_parallel(
         if not distributed.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
             distributed.init_process_group(
-                backend, store=_store(meeting, layout.world_size), rank=rank, world_size=layout.world_size
+                backend, store=open_store(meeting, layout.world_size), rank=rank, world_size=layout.world_size
             )
         if not parallel_state.model_parallel_is_initialized():
             chunks = layout.chunks_per_stage
@@ -95,12 +94,6 @@ def init_parallel(
     is_last = parallel_state.is_pipeline_last_stage()
     is_first_of_equals = context_rank == 0 and parallel_state.get_tensor_model_parallel_rank() == 0
     return Parallel(layout, rank, data_rank, context_rank, group, is_last, is_last and is_first_of_equals)
-
-
-def _store(meeting: Path | None, world_size: int) -> Any:
-    if meeting is None:
-        return distributed.HashStore()  # type: ignore[attr-defined]  # made in C++
-    return distributed.FileStore(str(meeting), world_size)  # type: ignore[attr-defined]
 
 
 def _context_group(layout: Layout, rank: int) -> Any:

@@ -40,6 +40,7 @@ from slimrl.types import TrainBatch, TrainReport
 
 if TYPE_CHECKING:
     from slimrl.megatron.critic import Critic
+    from slimrl.megatron.meeting import Meeting
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 class MegatronTrainer:
     """GRPO: weights, float32 gradients and Adam's two moments, so four copies of the model in float32.
 
-    Of several processes each has a trainer, which differ in `rank` and find each other at the file `meeting`. All
+    Of several processes each has a trainer, which differ in `rank` and find each other at the `meeting`. All
     must be asked for the same at the same time; what is published or saved comes from the first.
     With --use-kl-loss the reference weights are one more copy on the same device, and with --opd-teacher-load a
     teacher's; they are swapped in for a pass by exchanging pointers. In bfloat16 float32 master weights come on top.
@@ -79,7 +80,7 @@ class MegatronTrainer:
         layout: Layout = SINGLE,
         recompute: Recompute = KEEP_ALL,
         rank: int = 0,
-        meeting: Path | None = None,
+        meeting: Meeting | None = None,
     ) -> None:
         if ckpt.hf_checkpoint is None:
             raise ConfigError("--hf-checkpoint is required: it gives the model's shape and tokenizer")

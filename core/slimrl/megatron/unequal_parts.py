@@ -23,7 +23,8 @@ def add_up_part(whole: Tensor, group: Any, sizes: Sequence[int]) -> Tensor:
     total = whole.clone(memory_format=torch.contiguous_format)
     if total.numel():
         distributed.all_reduce(total, group=group)
-    return total.split(list(sizes))[group.rank()].contiguous()
+    before = sum(sizes[: group.rank()])
+    return total[before : before + sizes[group.rank()]].contiguous()
 
 
 def let_megatron_exchange_them() -> None:

@@ -58,6 +58,7 @@ def problems(flags: str) -> list[str]:
         "--actor-num-gpus-per-node 2 --context-parallel-size 2 --use-distributed-optimizer",
         "--recompute-granularity full --recompute-method block --recompute-num-layers 2",
         "--recompute-granularity selective",
+        "--actor-num-nodes 3 --actor-num-gpus-per-node 2 --ray-address auto --pipeline-model-parallel-size 6",
     ],
 )
 def test_what_multiplies_out_is_taken(flags: str) -> None:
@@ -72,6 +73,12 @@ def test_what_multiplies_out_is_taken(flags: str) -> None:
             "--actor-num-gpus-per-node 6 is not a multiple of --tensor-model-parallel-size 2 x "
             "--pipeline-model-parallel-size 2 x --context-parallel-size 1 = 4; set --actor-num-gpus-per-node 4",
         ),
+        (
+            "--actor-num-nodes 2 --ray-address auto --pipeline-model-parallel-size 4",
+            "--actor-num-nodes 2 x --actor-num-gpus-per-node 1 = 2 is not a multiple of --tensor-model-parallel-size 1 "
+            "x --pipeline-model-parallel-size 4 x --context-parallel-size 1 = 4; set --actor-num-gpus-per-node 2 or",
+        ),
+        ("--actor-num-nodes 2", "--actor-num-nodes 2 needs the --ray-address of a cluster of as many machines"),
         ("--actor-num-gpus-per-node 2 --expert-model-parallel-size 4", "= 4; set --actor-num-gpus-per-node 4"),
         ("--sequence-parallel", "no effect without a --tensor-model-parallel-size above 1"),
         ("--virtual-pipeline-model-parallel-size 2", "no effect without a --pipeline-model-parallel-size above 1"),
