@@ -31,6 +31,7 @@ class SlimeSample:
         self.response = sample.response
         self.loss_mask: list[int] | None = list(sample.loss_mask) if sample.tokens else None
         self.rollout_log_probs: list[float] | None = list(sample.log_probs) if sample.tokens else None
+        self.teacher_log_probs: list[float] | None = list(sample.teacher_log_probs) or None
         self.weight_versions: list[Any] = list(dict.fromkeys(sample.weight_versions))
         # Any: what the user's reward returned; None before scoring
         self.reward: Any = None if sample.score is None else sample.score.reward

@@ -13,7 +13,9 @@ from slimrl.rollout.batch import advantages_of
 from slimrl.types import Sample, TrainBatch
 
 REQUIRED: Final = ("tokens", "response_lengths", "rewards", "loss_masks")
-READ: Final = (*REQUIRED, "rollout_log_probs", "teacher_log_probs", "sample_indices", "rollout_ids")
+READ: Final = (*REQUIRED, "rollout_log_probs", "sample_indices", "rollout_ids")
+TEACHERS: Final = "teacher_log_probs"
+"""What is read where a teacher behind an engine was asked."""
 LOGGED: Final = (
     "raw_reward",
     "truncated",
@@ -36,10 +38,12 @@ def batch_of(hook: RunHookFunction, data: Any, samples: Sequence[Sample], step: 
         raise hook.broke(f"returned {type(data).__name__}; it returns a dictionary with {', '.join(REQUIRED)}")
     if missing := [key for key in REQUIRED if key not in data]:
         raise hook.broke(f"returned no {', '.join(map(repr, missing))}; it needs {', '.join(REQUIRED)}")
-    if unread := [key for key in data if key not in READ + LOGGED]:
+    has_teacher = any(sample.teacher_log_probs for sample in samples)
+    read = (*READ, TEACHERS) if has_teacher else READ
+    if unread := [key for key in data if key not in read + LOGGED]:
         raise hook.broke(f"returned {', '.join(map(repr, unread))}, which nothing here reads; leave it out")
     count = len(data["tokens"])
-    for key in READ:
+    for key in read:
         if data.get(key) is not None and len(data[key]) != count:
             raise hook.broke(f"returned {key!r} with {len(data[key])} entries for {count} in 'tokens'")
     if data.get("sample_indices") is None and count != len(samples):
@@ -55,9 +59,12 @@ def batch_of(hook: RunHookFunction, data: Any, samples: Sequence[Sample], step: 
     masks = _of_responses(hook, "loss_masks", data["loss_masks"], lengths, own)
     log_probs = data.get("rollout_log_probs")
     log_probs = [sample.log_probs for sample in own] if log_probs is None else log_probs
-    teacher = data.get("teacher_log_probs")
-    if teacher is None and any(sample.teacher_log_probs for sample in own):
-        teacher = [sample.teacher_log_probs for sample in own]
+    teachers = None
+    if has_teacher:
+        said = data.get(TEACHERS)
+        said = [sample.teacher_log_probs for sample in own] if said is None else said
+        said = _of_responses(hook, TEACHERS, said, lengths, own)
+        teachers = np.fromiter(chain.from_iterable(said), np.float32)
     advantages = advantages_of(hook, data["rewards"], count)
     rollout_ids = data.get("rollout_ids")
     return TrainBatch(
@@ -77,11 +84,7 @@ def batch_of(hook: RunHookFunction, data: Any, samples: Sequence[Sample], step: 
         rollout_ids=np.array(ids if rollout_ids is None else rollout_ids, np.int64),
         sample_ids=np.array(ids, np.int64),
         advantages=advantages,
-        teacher_log_probs=None
-        if teacher is None
-        else np.fromiter(
-            chain.from_iterable(_of_responses(hook, "teacher_log_probs", teacher, lengths, own)), np.float32
-        ),
+        teacher_log_probs=teachers,
     )
 
 

@@ -206,6 +206,20 @@ def test_a_converter_of_slimes_makes_a_batch_of_lists() -> None:
     assert batch.advantages.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("is_returned", [True, False])
+def test_a_converter_of_slimes_sees_what_a_teacher_said_and_need_not_return_it(is_returned: bool) -> None:
+    group = finished(0)
+    for one in group:
+        one.teacher_log_probs = [-2.0, -3.0, -4.0]
+
+    def convert(args: Any, samples: Any) -> Any:
+        return data(samples, teacher_log_probs=[s.teacher_log_probs for s in samples] if is_returned else None)
+
+    batch, _ = hooks(train_data_converter=convert).make_batch([group])
+    assert batch.teacher_log_probs is not None
+    assert batch.teacher_log_probs.tolist() == [-2, -3, -4] * 2
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
