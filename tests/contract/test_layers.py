@@ -19,7 +19,7 @@ CORE = ROOT / "core/slimrl"
 PLUGIN_ROOTS = sorted(path for path in (ROOT / "plugins").iterdir() if path.is_dir())
 PLUGIN_PACKAGES = [path for root in PLUGIN_ROOTS for path in root.iterdir() if (path / "__init__.py").exists()]
 LAYERS = (
-    {"errors", "types", "heap", "traits", "boxed", "tokenizer", "edge"},
+    {"errors", "types", "heap", "traits", "boxed", "tokenizer", "edge", "background"},
     {"protocols", "target"},
     {"hookspecs", "endpoint", "estimator", "algorithms"},
     {"slimrl"},  # the public names
@@ -27,7 +27,7 @@ LAYERS = (
     {"registry"},
     {"scoring", "engines", "data", "observe", "hub", "interrupt"},
     {"rollout", "megatron", "sync", "checkpoints"},
-    {"cluster"},
+    {"cluster", "saving"},
     {"train", "replay"},
     {"testing", "scaffold"},
     {"cli"},

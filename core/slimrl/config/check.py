@@ -43,7 +43,7 @@ def check(config: Config) -> list[str]:
         *check_ranges(config),
         *_batch(config.rollout),
         *_files(config),
-        *check_checkpoints(config.ckpt),
+        *check_checkpoints(config.ckpt, config.trained),
         *check_trained(config.trained),
         *_rollout(config),
         *_template(config.rollout),

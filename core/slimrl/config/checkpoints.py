@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slimrl.config.ckpt import CkptConfig
+from slimrl.config.trained import ALL_PARAMETERS, TrainedConfig
 
 WRITTEN = ("config.json", "adapter_config.json")
 """One of these is in every folder that --save-hf writes."""
 
 
-def check_checkpoints(ckpt: CkptConfig) -> Iterator[str]:
+def check_checkpoints(ckpt: CkptConfig, trained: TrainedConfig = ALL_PARAMETERS) -> Iterator[str]:
     """Every broken rule of the flags about checkpoints, one sentence each."""
     if ckpt.max_checkpoints_to_keep is not None and ckpt.save is None and ckpt.save_interval is None:
         yield (
@@ -26,6 +27,11 @@ def check_checkpoints(ckpt: CkptConfig) -> Iterator[str]:
         yield (
             "--async-save has no effect without --save-interval: the one checkpoint is written when no step follows that "
             "could run meanwhile"
+        )
+    if ckpt.ckpt_format == "torch_dist" and trained.lora_rank is not None:
+        yield (
+            "--ckpt-format torch_dist has no effect with --lora-rank: adapters are small and saved as PEFT loads them; "
+            "leave it out"
         )
     if ckpt.save_hf is not None:
         yield from _save_hf(ckpt.save_hf, ckpt.hf_checkpoint)

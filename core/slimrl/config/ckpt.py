@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class CkptConfig:
     """Step of the checkpoint in --load to go on from. Unset: the one written last whose checksums fit."""
     no_save_optim: bool = False
     """Save without optimizer state: a third of the size or less, but such a checkpoint cannot be resumed."""
+    ckpt_format: Literal["safetensors", "torch_dist"] = "safetensors"
+    """How checkpoints are written: whole tensors by the trainer's first process, weights as a Hugging Face checkpoint; or by each process what it has, as Megatron does. Both load at any layout."""
     async_save: bool = False
     """Copy what a checkpoint holds into memory and write it, and --save-hf's folder, while the next steps run."""
     save_hf: str | None = None

@@ -65,12 +65,19 @@ def estimate_memory(
     processes: dict[str, dict[str, float]] = {"driver": {}, "rollout manager": {}}
     for number in range(layout.world_size):
         processes["trainer" if layout.is_single else f"trainer {number}"] = dict(trainer)
-    if config.ckpt.async_save:  # the first process copies all that is saved
+    if config.ckpt.async_save:
         saved = 0 if config.ckpt.no_save_optim else 4.0 * (moments + (dtype != "float32"))
-        copied = (num_parameters if rank is None else num_adapted) * size + num_trained * saved
-        if has_critic:
-            copied += num_critic * (size + saved)
-        processes["trainer" if layout.is_single else "trainer 0"]["copy to save"] = copied
+        weights = (num_parameters if rank is None else num_adapted) * size
+        num_saved = num_trained + has_critic * num_critic
+        copied = weights + has_critic * num_critic * size + num_saved * saved
+        for number in range(layout.world_size):
+            name = "trainer" if layout.is_single else f"trainer {number}"
+            if config.ckpt.ckpt_format == "torch_dist":  # each process copies what it has
+                processes[name]["copy to save"] = part * (copied - num_saved * saved * (1 - 1 / sharing))
+            elif number == 0:
+                processes[name]["copy to save"] = copied
+        if config.ckpt.save_hf is not None and config.ckpt.ckpt_format == "torch_dist":
+            processes["trainer" if layout.is_single else "trainer 0"]["copy to save"] += weights
     num_engines = num_embedded_engines(config)
     for index in range(num_engines):
         # as long as all serve: what a dead one leaves over comes on top

@@ -3,6 +3,7 @@
 model/                  a Hugging Face checkpoint: weights, config, tokenizer
 adapter/                with --lora-rank in its place: the adapters as PEFT has them
 optimizer.safetensors   optimizer state by Megatron parameter name; absent with --no-save-optim
+optimizer/              with --ckpt-format torch_dist in its place: the same in pieces; model/ is then one of Megatron
 trainer.json            counters and random states
 critic/                 the same three of the critic, if there is one; its model is a token classifier of one label
 """
@@ -19,13 +20,14 @@ import torch
 from torch import Tensor
 
 from slimrl.errors import CheckpointError
+from slimrl.megatron.dist_files import tensors_folder
 from slimrl.megatron.tensor_files import write_tensors, write_weights
 
 MODEL = "model"
 ADAPTER = "adapter"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
-OPTIMIZER = "optimizer.safetensors"
+OPTIMIZER, OPTIMIZER_PIECES = "optimizer.safetensors", "optimizer"
 TRAINER = "trainer.json"
 CRITIC = "critic"
 FORMAT = 1
@@ -36,8 +38,8 @@ def is_trainer_checkpoint(folder: Path) -> bool:
     return (folder / TRAINER).is_file()
 
 
-def hf_folder(folder: Path) -> Path:
-    """Where the Hugging Face checkpoint is: in a checkpoint of ours, or the folder itself.
+def model_folder(folder: Path) -> Path:
+    """Where the weights are: in a checkpoint of ours, or the folder itself; a Hugging Face checkpoint or Megatron's.
 
     Raises CheckpointError for a checkpoint of adapters.
     """
@@ -47,6 +49,20 @@ def hf_folder(folder: Path) -> Path:
             "merge it into the model with PEFT's merge_and_unload"
         )
     return folder / MODEL if is_trainer_checkpoint(folder) else folder
+
+
+def hf_folder(folder: Path) -> Path:
+    """Where the Hugging Face checkpoint is: in a checkpoint of ours, or the folder itself.
+
+    Raises CheckpointError for a checkpoint of adapters, or in pieces.
+    """
+    found = model_folder(folder)
+    if tensors_folder(found) is not None:
+        raise CheckpointError(
+            f"{folder} is a distributed checkpoint; make one of Hugging Face of it: "
+            f"slimrl convert --to hf --input {folder} --output NEW"
+        )
+    return found
 
 
 def critic_of(folder: Path) -> Path | None:
@@ -59,7 +75,7 @@ def save_checkpoint(
     *,
     weights: Iterable[tuple[str, Tensor]],
     optimizer: Iterable[tuple[str, Tensor]] | None,
-    state: dict[str, Any],
+    state: Mapping[str, Any],
     source: Path,
     dtype: torch.dtype,
     labels: Sequence[str] = (),
@@ -75,7 +91,7 @@ def save_checkpoint(
         save_adapter(folder / ADAPTER, weights=weights, config=adapter)
     if optimizer is not None:
         write_tensors(folder / OPTIMIZER, optimizer)
-    (folder / TRAINER).write_text(json.dumps({"format": FORMAT, **state}))
+    write_state(folder, state)
 
 
 def save_hf_checkpoint(
@@ -90,6 +106,12 @@ def save_hf_checkpoint(
 
     With labels it is a token classifier instead of a language model.
     """
+    write_hf_config(folder, source=source, dtype=dtype, labels=labels)
+    write_weights(folder, weights)
+
+
+def write_hf_config(folder: Path, *, source: Path, dtype: torch.dtype, labels: Sequence[str] = ()) -> None:
+    """Write everything of `source` that is not weights, for weights of that number format."""
     folder.mkdir(exist_ok=True)
     copy_all_but_weights(source, folder)
     config = read_config(source)
@@ -102,7 +124,6 @@ def save_hf_checkpoint(
         config["id2label"] = {str(number): label for number, label in enumerate(labels)}
         config["label2id"] = {label: number for number, label in enumerate(labels)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    write_weights(folder, weights)
 
 
 def save_adapter(folder: Path, *, weights: Iterable[tuple[str, Tensor]], config: Mapping[str, Any]) -> None:
@@ -117,6 +138,11 @@ def copy_all_but_weights(source: Path, folder: Path) -> None:
     for file in sorted(source.iterdir()):
         if file.is_file() and file.suffix in (".json", ".txt", ".model", ".jinja") and "index" not in file.name:
             shutil.copyfile(file, folder / file.name)
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write trainer.json, which makes a folder a checkpoint."""
+    (folder / TRAINER).write_text(json.dumps({"format": FORMAT, **state}))
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -9,9 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slimrl.megatron.checkpoint import hf_folder
 from slimrl.megatron.shards import Shards
-from slimrl.megatron.tensor_files import TensorReader
 
 Weights = Mapping[str, Tensor]
 """What this process has of another model where it may differ from the policy, by the whole model's names."""
@@ -30,7 +28,7 @@ def copy_of(shards: Shards, folder: Path, *, loaded: Path) -> Weights:
     parameters = {name: parameter for name, (_, parameter) in shards.own.items() if name not in base}
     current = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     if folder != loaded:
-        shards.load(TensorReader(hf_folder(folder)))
+        shards.load_from(folder)
         for name, parameter in parameters.items():
             held = parameter.detach().clone()
             parameter.data.copy_(current[name])

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from slimrl.algorithms.value_loss import clipped_value_loss, explained_variance
+from slimrl.config.ckpt import CkptConfig
 from slimrl.config.layout import Recompute
 from slimrl.config.optimizer import OptimizerConfig
 from slimrl.megatron import checkpoint as files
-from slimrl.megatron.contents import Contents, GatheredContents
-from slimrl.megatron.convert.value_head import ValueReader
+from slimrl.megatron.contents import About, Contents, contents_of
+from slimrl.megatron.convert.megatron_folder import open_megatron
+from slimrl.megatron.convert.value_head import VALUE_HEAD, ValueReader
+from slimrl.megatron.dist_files import tensors_folder
 from slimrl.megatron.metrics import check_finite, summarise
 from slimrl.megatron.micro_batch import Pack
 from slimrl.megatron.model import PackedGpt, build_chunks
@@ -25,7 +28,6 @@ from slimrl.megatron.passes import Passes, with_others
 from slimrl.megatron.schedule import learning_rate
 from slimrl.megatron.shape import ModelShape
 from slimrl.megatron.shards import Shards
-from slimrl.megatron.tensor_files import TensorReader
 from slimrl.megatron.timing import Timer
 
 
@@ -99,19 +101,14 @@ class Critic:
         """Go on as the critic that `save` wrote; raises CheckpointError when it does not fit."""
         self._load_weights(folder)
         self._num_updates = int(files.read_state(folder)["num_updates"])
-        self._optimizer.load_state(TensorReader(folder), self._num_updates)
+        self._optimizer.resume(folder, self._num_updates)
 
-    def contents(self, *, with_optimizer: bool = True) -> Contents:
+    def contents(self, ckpt: CkptConfig) -> Contents:
         """Weights (a token classifier with one label), optimizer state and counter."""
-        return GatheredContents(
-            weights=self._shards.weights(),
-            optimizer=self._optimizer.state() if with_optimizer else None,
-            state={"num_updates": self._num_updates, "optimizer": self._config.optimizer},
-            source=self._source,
-            dtype=self._dtype,
-            is_first=self._parallel.rank == 0,
-            labels=("value",),
-        )
+        state = {"num_updates": self._num_updates, "optimizer": self._config.optimizer}
+        about = About(state, self._source, self._dtype, labels=("value",))
+        optimizer = None if ckpt.no_save_optim else self._optimizer
+        return contents_of(ckpt.ckpt_format, self._shards, optimizer, self._parallel, about)
 
     def values(self, packs: Sequence[Pack]) -> list[Tensor]:
         """Values [trained tokens] of each pack under the weights as they are; none before the last pipeline stage."""
@@ -154,7 +151,11 @@ class Critic:
         return with_others(model.value_head(hidden.float()).squeeze(-1)[pack.rows], pack, self._parallel)
 
     def _load_weights(self, folder: Path) -> None:
-        self._shards.load(ValueReader(files.hf_folder(folder), self._shape.hidden_size))
+        found = files.model_folder(folder)
+        if tensors_folder(found) is None:
+            self._shards.load(ValueReader(found, self._shape.hidden_size))
+        else:
+            self._shards.load_pieces(open_megatron(found), may_lack=[rule.megatron for rule in VALUE_HEAD])
         self._optimizer.weights_changed()
 
 

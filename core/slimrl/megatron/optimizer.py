@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,11 @@ from torch import Tensor, distributed
 
 from slimrl.config.optimizer import OptimizerConfig
 from slimrl.errors import CheckpointError
+from slimrl.megatron.checkpoint import OPTIMIZER_PIECES
 from slimrl.megatron.compat import without_megatron_warnings
+from slimrl.megatron.dist_files import StoredPieces
 from slimrl.megatron.model import PackedGpt
+from slimrl.megatron.pieces import Piece, beside, weight_pieces
 from slimrl.megatron.shards import Shards
 from slimrl.megatron.tensor_files import TensorReader
 
@@ -114,13 +118,51 @@ class ModelOptimizer:
 
         It comes in the first process; the others must go through it to the end to give their shares.
         """
-        keys = [MASTER] * self._is_bf16 + [key for key in self._keys if self._has_state]
+        keys = self._saved_keys
         for rule in self._shards.trained_rules():
             for key in keys:
                 own = self._own(rule.megatron, key) if rule.megatron in self._shards.own else None
                 whole = self._shards.whole(rule, own, torch.float32)
                 if whole is not None:
                     yield f"{key}/{rule.megatron}", whole
+
+    def pieces(self) -> list[Piece]:
+        """The same, but what each process has of it: no process asks another."""
+        return [
+            piece
+            for key in self._saved_keys
+            for pieces, slot in self._trained_pieces()
+            for piece in beside(pieces, slot.get(key), key, start=slot.start, is_shared=self._is_shared)
+        ]
+
+    def resume(self, checkpoint: Path, num_steps: int) -> None:
+        """Restore what was saved after `num_steps` steps; raises CheckpointError naming what is missing."""
+        if (checkpoint / OPTIMIZER_PIECES).is_dir():
+            self.load_pieces(StoredPieces(checkpoint / OPTIMIZER_PIECES), num_steps)
+        else:
+            self.load_state(TensorReader(checkpoint), num_steps)
+
+    @torch.no_grad()
+    def load_pieces(self, stored: StoredPieces, num_steps: int) -> None:
+        """Restore what `pieces` gave after `num_steps` steps, whatever the layout was then; as `load_state` does."""
+        self._forget(num_steps)
+        there = stored.names()
+        for pieces, slot in self._trained_pieces():
+            state: dict[str, Tensor] = {}
+            for key in [MASTER] * self._is_bf16 + list(self._keys) * self._has_state:
+                numbers = slot.master.detach() if key == MASTER else torch.zeros_like(slot.master, dtype=torch.float32)
+                for piece in beside(pieces, numbers, key, start=slot.start):
+                    if key == MASTER and piece.key not in there:  # saved in another number format
+                        continue
+                    if piece.key not in there:
+                        raise CheckpointError(
+                            f"checkpoint {stored.folder} holds no {piece.key}; resume with the --optimizer it was "
+                            "saved with, or start anew without --load"
+                        )
+                    stored.fill(piece)
+                if key != MASTER:
+                    state[key] = numbers
+            self._restore(slot, state, num_steps)
 
     @torch.no_grad()
     def load_state(self, reader: TensorReader, num_steps: int) -> None:
@@ -130,9 +172,7 @@ class ModelOptimizer:
         would run as many times too fast.
         """
         names = reader.names()
-        for part in self._parts:
-            part.optimizer.state.clear()
-        self._has_state = num_steps > 0
+        self._forget(num_steps)
         for name, (rule, parameter) in self._shards.own.items():
             slot = self._slot(parameter) if parameter.requires_grad else None
             if slot is None:
@@ -155,9 +195,32 @@ class ModelOptimizer:
                         f"the model makes it {tuple(parameter.shape)}; resume with the model it was saved with"
                     )
                 state[key] = slot.of(stored).to(parameter.device, copy=True)
-            if self._config.optimizer == "adam":
-                state["step"] = torch.tensor(float(num_steps), device=parameter.device)
-            slot.optimizer.state[slot.master] = state
+            self._restore(slot, state, num_steps)
+
+    @property
+    def _saved_keys(self) -> list[str]:
+        return [MASTER] * self._is_bf16 + list(self._keys) * self._has_state
+
+    def _forget(self, num_steps: int) -> None:
+        for part in self._parts:
+            part.optimizer.state.clear()
+        self._has_state = num_steps > 0
+
+    def _restore(self, slot: _Slot, state: dict[str, Tensor], num_steps: int) -> None:
+        if num_steps == 0:
+            return
+        if self._config.optimizer == "adam":
+            state["step"] = torch.tensor(float(num_steps), device=slot.master.device)
+        slot.optimizer.state[slot.master] = state
+
+    def _trained_pieces(self) -> Iterator[tuple[list[Piece], _Slot]]:
+        """The pieces of each parameter whose state this process has, and where that is."""
+        for chunk in self.chunks:
+            parameters = dict(chunk.module.named_parameters())
+            for name, pieces in weight_pieces(chunk.module).items():
+                slot = self._slot(parameters[name]) if parameters[name].requires_grad else None
+                if slot is not None:
+                    yield pieces, slot
 
     def _own(self, name: str, key: str) -> Tensor:
         """This process's share of a parameter's numbers, together with those who share its optimizer state."""
@@ -201,6 +264,11 @@ class _Slot:
     master: Tensor
     part: slice | None
     """Of the flat parameter; None: all of it, in its shape."""
+
+    @property
+    def start(self) -> int:
+        """The first element of the flat parameter."""
+        return 0 if self.part is None else self.part.start
 
     def get(self, key: str) -> Tensor:
         """What this process keeps under a name."""

@@ -29,6 +29,8 @@ class Parallel:
     """Whether the loss is computed here."""
     reports: bool = True
     """Whether its numbers count: one process of those that compute the same does."""
+    files_group: Any = None
+    """All processes, apart from the training, so that they can write a checkpoint together meanwhile; if asked for."""
 
     def gather(self, value: dict[str, float] | list[dict[str, float]]) -> list[Any]:
         """The values of the processes whose numbers count, in the order of their ranks; all processes must ask."""
@@ -86,6 +88,7 @@ def init_parallel(
                 expert_tensor_parallel_size=layout.expert_tensor_size,
             )
         group = _context_group(layout, rank)
+        files_group = distributed.new_group(backend="gloo") if has_files_group else None
     finally:
         if interface and not is_set:
             del os.environ["GLOO_SOCKET_IFNAME"]
@@ -93,7 +96,7 @@ def init_parallel(
     data_rank, context_rank = divmod(parallel_state.get_data_parallel_rank(), layout.context_size)
     is_last = parallel_state.is_pipeline_last_stage()
     is_first_of_equals = context_rank == 0 and parallel_state.get_tensor_model_parallel_rank() == 0
-    return Parallel(layout, rank, data_rank, context_rank, group, is_last, is_last and is_first_of_equals)
+    return Parallel(layout, rank, data_rank, context_rank, group, is_last, is_last and is_first_of_equals, files_group)
 
 
 def _context_group(layout: Layout, rank: int) -> Any:

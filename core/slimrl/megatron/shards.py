@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from slimrl.errors import CheckpointError
+from slimrl.megatron.checkpoint import model_folder
 from slimrl.megatron.convert.family import rules_for
+from slimrl.megatron.convert.megatron_folder import fill_model, open_megatron
 from slimrl.megatron.convert.place import join_shares, local_name, local_rules, num_shares, take_share
 from slimrl.megatron.convert.rule import Rule
 from slimrl.megatron.convert.weights import load_weights
+from slimrl.megatron.dist_files import StoredPieces, tensors_folder
 from slimrl.megatron.lora import adapters_of
 from slimrl.megatron.model import PackedGpt, place_of
 from slimrl.megatron.parallel import Parallel
@@ -40,6 +44,8 @@ class Shards:
         self._shape = shape
         self._adapter_rules = adapters
         self._rank = parallel.rank
+        self.models = list(chunks)
+        """This process's part of the model, or parts of an interleaved pipeline."""
         self._chunks = [(dict(chunk.named_parameters()), place_of(chunk)) for chunk in chunks]
         self._place = self._chunks[0][1]
         self.own: dict[str, tuple[Rule, Tensor]] = {
@@ -64,6 +70,19 @@ class Shards:
         """Fill the parameters from a checkpoint; see `load_weights`."""
         for parameters, place in self._chunks:
             load_weights(parameters, reader, self._shape, place)
+
+    def load_from(self, folder: Path) -> None:
+        """Fill the parameters from a Hugging Face checkpoint, one of Megatron, or one of ours."""
+        found = model_folder(folder)
+        if tensors_folder(found) is None:
+            self.load(TensorReader(found))
+        else:
+            self.load_pieces(open_megatron(found))
+
+    def load_pieces(self, stored: StoredPieces, *, may_lack: Collection[str] = ()) -> None:
+        """Fill the parameters from a distributed checkpoint; see `fill_model`."""
+        for model in self.models:
+            fill_model(model, stored, may_lack=may_lack)
 
     @torch.no_grad()
     def load_adapters(self, reader: TensorReader, prefix: str) -> None:

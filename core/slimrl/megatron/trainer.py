@@ -25,7 +25,7 @@ from slimrl.heap import return_free_pages
 from slimrl.megatron import checkpoint as files
 from slimrl.megatron.advantages import Advantages, advantages_of
 from slimrl.megatron.compat import prepare_megatron
-from slimrl.megatron.contents import Contents, GatheredContents, Snapshot
+from slimrl.megatron.contents import About, Contents, GatheredContents, Snapshot, contents_of, gathered
 from slimrl.megatron.distillation import Distillation
 from slimrl.megatron.functions import TrainFunctions
 from slimrl.megatron.parallel import init_parallel
@@ -115,7 +115,8 @@ class MegatronTrainer:
         from slimrl.megatron.rollout_step import RolloutSteps
         from slimrl.megatron.shards import Shards
 
-        self._parallel = init_parallel(self._device, seed, layout, rank, meeting)
+        writes_pieces = ckpt.ckpt_format == "torch_dist"
+        self._parallel = init_parallel(self._device, seed, layout, rank, meeting, has_files_group=writes_pieces)
         self._chunks = build_chunks(self._shape, layout, recompute, device=self._device, dtype=self._dtype)
         for chunk in self._chunks:
             freeze(chunk, self._shape, place_of(chunk), trained)
@@ -180,7 +181,7 @@ class MegatronTrainer:
                     f"checkpoint {checkpoint} was saved with --optimizer {state['optimizer']}, "
                     f"this run has {self._optimizer_config.optimizer}; use the same, or start anew without --load"
                 )
-            self._optimizer.load_state(TensorReader(checkpoint), self._num_updates)
+            self._optimizer.resume(checkpoint, self._num_updates)
             restore_random_state(state["random"])
         if self._critic is not None:
             self._load_critic(self._critic, checkpoint, start)
@@ -245,45 +246,37 @@ class MegatronTrainer:
     def snapshot(self, *, with_export: bool = False) -> Snapshot:
         """What `save` writes, and with `with_export` what `save_hf` does, in CPU memory, to be written later."""
         parts = {name: contents.in_memory() for name, contents in self._contents().items()}
-        if not with_export:
-            return Snapshot(parts)
         policy = parts[""]
-        is_whole = isinstance(policy, GatheredContents)
-        return Snapshot(parts, policy if is_whole else self._gathered(with_optimizer=False).in_memory())
+        if with_export and not isinstance(policy, GatheredContents):
+            policy = self._export().in_memory()
+        return Snapshot(parts, policy if with_export and isinstance(policy, GatheredContents) else None)
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as a Hugging Face checkpoint, or the adapters as PEFT has them, into an empty folder.
 
         The other processes only give what they have of them.
         """
-        self._gathered(with_optimizer=False).write_hf(folder)
+        self._export().write_hf(folder)
 
     def _contents(self) -> dict[str, Contents]:
         """What a checkpoint is made of, by the folder in it."""
-        with_optimizer = not self._ckpt.no_save_optim
-        contents: dict[str, Contents] = {"": self._gathered(with_optimizer=with_optimizer)}
+        ckpt, optimizer = self._ckpt, None if self._ckpt.no_save_optim else self._optimizer
+        contents = {"": contents_of(ckpt.ckpt_format, self._shards, optimizer, self._parallel, self._about())}
         if self._critic is not None:
-            contents[files.CRITIC] = self._critic.contents(with_optimizer=with_optimizer)
+            contents[files.CRITIC] = self._critic.contents(ckpt)
         return contents
 
-    def _gathered(self, *, with_optimizer: bool) -> GatheredContents:
-        return GatheredContents(
-            weights=self._saved_weights(),
-            optimizer=self._optimizer.state() if with_optimizer else None,
-            state={
-                "num_updates": self._num_updates,
-                "optimizer": self._optimizer_config.optimizer,
-                "lora_scale": self._lora_scale,
-                "random": random_state(),
-            },
-            source=self._source,
-            dtype=self._dtype,
-            is_first=self._parallel.rank == 0,
-            adapter=self._peft_config(),
-        )
+    def _export(self) -> GatheredContents:
+        return gathered(self._shards, None, self._parallel, self._about())
 
-    def _saved_weights(self) -> Iterator[tuple[str, Tensor]]:
-        return self.export_weights() if self._trained.lora_rank is None else self._shards.adapter_weights()
+    def _about(self) -> About:
+        state = {
+            "num_updates": self._num_updates,
+            "optimizer": self._optimizer_config.optimizer,
+            "lora_scale": self._lora_scale,
+            "random": random_state(),
+        }
+        return About(state, self._source, self._dtype, adapter=self._peft_config())
 
     def _peft_config(self) -> Mapping[str, Any] | None:
         if self._trained.lora_rank is None:
@@ -296,7 +289,7 @@ class MegatronTrainer:
         return learning_rate(self._optimizer_config, update, self._total_steps)
 
     def _load_weights(self, folder: Path) -> None:
-        self._shards.load(TensorReader(files.hf_folder(folder)))
+        self._shards.load_from(folder)
 
     @property
     def _lora_scale(self) -> float | None:
@@ -333,7 +326,7 @@ class MegatronTrainer:
         if saved is not None:
             critic.resume(saved)
             return
-        folder = self._ckpt.critic_load or files.hf_folder(start)
+        folder = self._ckpt.critic_load or files.model_folder(start)
         critic.start_from(folder)
         logger.info("the critic starts from %s", folder)
 

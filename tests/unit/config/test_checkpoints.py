@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slimrl.config import CkptConfig
+from slimrl.config import CkptConfig, TrainedConfig
 from slimrl.config.checkpoints import check_checkpoints, save_hf_folder
 
 
@@ -24,6 +24,11 @@ from slimrl.config.checkpoints import check_checkpoints, save_hf_folder
 def test_a_flag_without_effect_is_named(ckpt: CkptConfig, problem: str) -> None:
     (said,) = check_checkpoints(ckpt)
     assert problem in said
+
+
+def test_adapters_are_not_saved_in_pieces() -> None:
+    (said,) = check_checkpoints(CkptConfig(ckpt_format="torch_dist"), TrainedConfig(lora_rank=4))
+    assert "--ckpt-format torch_dist has no effect with --lora-rank" in said
 
 
 @pytest.mark.parametrize(

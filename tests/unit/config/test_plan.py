@@ -82,6 +82,13 @@ def test_checkpoints_written_beside_the_steps_cost_a_copy_in_the_first_process(m
     )
     assert [memory(spread)[f"trainer {rank}"].get("copy to save") for rank in range(2)] == [12 * PARAMETERS, None]
     assert "copy to save" not in memory(make_config(cluster=CPU))["trainer"]
+    pieces = replace(spread, ckpt=replace(config.ckpt, ckpt_format="torch_dist"))
+    assert [memory(pieces)[f"trainer {rank}"]["copy to save"] for rank in range(2)] == [6 * PARAMETERS] * 2
+    exported = replace(pieces, ckpt=replace(pieces.ckpt, save_hf="out"))
+    assert [memory(exported)[f"trainer {rank}"]["copy to save"] for rank in range(2)] == [
+        10 * PARAMETERS,
+        6 * PARAMETERS,
+    ]
 
 
 def test_a_critic_is_a_second_model(make_config: Make) -> None:

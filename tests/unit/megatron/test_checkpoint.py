@@ -6,7 +6,9 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from slimrl.types import TrainBatch
 
 Make = Callable[..., MegatronTrainer]
 MakeBatch = Callable[..., TrainBatch]
+DTYPES = ("float32", "bfloat16")
 COSINE = OptimizerConfig(lr=1e-3, lr_decay_style="cosine", lr_warmup_iters=3, adam_beta2=0.95)
 
 
@@ -32,12 +35,22 @@ def numbers(trainer: MegatronTrainer, batch: TrainBatch) -> dict[str, float]:
     return {name: value for name, value in trainer.train(batch).metrics.items() if name.startswith("train/")}
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("optimizer", "dtype", "ckpt_format"),
+    [*product(("adam", "sgd"), DTYPES, ("safetensors",)), *product(("adam",), DTYPES, ("torch_dist",))],
+)
 def test_a_resumed_run_goes_on_bit_for_bit(
-    optimizer: str, dtype: str, checkpoints: dict[str, Path], make_trainer: Make, make_batch: MakeBatch, tmp_path: Path
+    optimizer: str,
+    dtype: str,
+    ckpt_format: Literal["safetensors", "torch_dist"],
+    checkpoints: dict[str, Path],
+    make_trainer: Make,
+    make_batch: MakeBatch,
+    tmp_path: Path,
 ) -> None:
+    ckpt = CkptConfig(hf_checkpoint=checkpoints["qwen3-tied"], ckpt_format=ckpt_format)
     settings = {"optimizer": replace(COSINE, optimizer=optimizer), "num_steps_per_rollout": 2, "dtype": dtype}
+    settings["ckpt"] = ckpt
     uninterrupted = make_trainer(checkpoints["qwen3-tied"], **settings)
     for step in range(2):
         uninterrupted.train(make_batch(step))
@@ -94,11 +107,14 @@ def test_two_runs_are_equal_to_the_last_bit(
 def test_a_checkpoint_before_the_first_step_can_be_resumed(
     checkpoints: dict[str, Path], make_trainer: Make, make_batch: MakeBatch, tmp_path: Path
 ) -> None:
-    first = make_trainer(checkpoints["llama"])
-    first.save(tmp_path)
-    second = make_trainer(checkpoints["llama"])
-    second.load(tmp_path)
-    assert numbers(second, make_batch(0)) == numbers(first, make_batch(0))
+    for ckpt_format in ("safetensors", "torch_dist"):
+        (tmp_path / ckpt_format).mkdir()
+        ckpt = CkptConfig(hf_checkpoint=checkpoints["llama"], ckpt_format=ckpt_format)
+        first = make_trainer(checkpoints["llama"], ckpt=ckpt)
+        first.save(tmp_path / ckpt_format)
+        second = make_trainer(checkpoints["llama"], ckpt=ckpt)
+        second.load(tmp_path / ckpt_format)
+        assert numbers(second, make_batch(0)) == numbers(first, make_batch(0))
 
 
 def test_the_checkpoint_can_be_the_start_of_another_run(

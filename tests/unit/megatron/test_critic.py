@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -183,13 +183,21 @@ def test_the_critic_alone_learns_what_rollouts_earn_and_the_policy_stays(
     assert not torch.equal(dict(trainer.export_weights())["model.norm.weight"], before["model.norm.weight"])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "ckpt_format"), [("float32", "safetensors"), ("bfloat16", "safetensors"), ("bfloat16", "torch_dist")]
+)
 def test_a_resumed_critic_goes_on_bit_for_bit(
-    dtype: str, checkpoints: dict[str, Path], make_trainer: Make, make_batch: MakeBatch, tmp_path: Path
+    dtype: str,
+    ckpt_format: Literal["safetensors", "torch_dist"],
+    checkpoints: dict[str, Path],
+    make_trainer: Make,
+    make_batch: MakeBatch,
+    tmp_path: Path,
 ) -> None:
     def make() -> MegatronTrainer:
         return make_trainer(
             checkpoints["llama"],
+            ckpt=CkptConfig(hf_checkpoint=checkpoints["llama"], ckpt_format=ckpt_format),
             grpo=GrpoConfig(num_critic_only_steps=1),
             optimizer=OptimizerConfig(lr=1e-3, lr_decay_style="cosine"),
             num_steps_per_rollout=2,
@@ -221,10 +229,16 @@ def test_a_checkpoint_without_a_critic_starts_one_from_its_weights(
     assert trainer.train(make_batch(1)).metrics["critic/value_mean"] == 0
 
 
+@pytest.mark.parametrize("ckpt_format", ["safetensors", "torch_dist"])
 def test_a_critic_is_gone_on_with_where_critic_load_names_its_checkpoint(
-    checkpoints: dict[str, Path], make_trainer: Make, make_batch: MakeBatch, tmp_path: Path
+    ckpt_format: Literal["safetensors", "torch_dist"],
+    checkpoints: dict[str, Path],
+    make_trainer: Make,
+    make_batch: MakeBatch,
+    tmp_path: Path,
 ) -> None:
-    first = make_trainer(checkpoints["llama"], advantage=ppo)
+    ckpt = CkptConfig(hf_checkpoint=checkpoints["llama"], ckpt_format=ckpt_format)
+    first = make_trainer(checkpoints["llama"], ckpt=ckpt, advantage=ppo)
     first.train(make_batch(0))
     first.save(tmp_path)
     expected = first.train(make_batch(1)).metrics["critic/value_mean"]

@@ -8,11 +8,11 @@ config.json, tokenizer.json, ...    what a Hugging Face checkpoint has besides i
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed
@@ -21,30 +21,46 @@ from torch.multiprocessing.spawn import ProcessException, spawn
 from slimrl.errors import CheckpointError
 from slimrl.megatron.compat import prepare_distributed_checkpoints, prepare_megatron, without_megatron_warnings
 from slimrl.megatron.convert.weights import check_names, export_weights, load_weights
+from slimrl.megatron.dist_files import METADATA, RELEASE, TRACKER, StoredPieces, tensors_folder
 from slimrl.megatron.parallel import init_parallel
+from slimrl.megatron.pieces import weight_pieces
 from slimrl.megatron.shape import ModelShape
 from slimrl.megatron.tensor_files import TensorReader
 
 if TYPE_CHECKING:
     from slimrl.megatron.model import PackedGpt
 
-TRACKER, RELEASE = "latest_checkpointed_iteration.txt", "release"
 CPU = torch.device("cpu")
 EMBEDDING = "embedding.word_embeddings.weight"
 
 
-def tensors_folder(folder: Path) -> Path:
-    """Where the tensors of a Megatron checkpoint are: in what its tracker file names, or in the folder itself."""
-    tracker = folder / TRACKER
-    if tracker.is_file():
-        said = tracker.read_text().strip()
-        folder = folder / (RELEASE if said == RELEASE else f"iter_{int(said):07d}" if said.isdigit() else said)
-    if not (folder / ".metadata").is_file():
+def open_megatron(folder: Path) -> StoredPieces:
+    """The tensors of a Megatron checkpoint; raises CheckpointError when the folder is none."""
+    tensors = tensors_folder(folder)
+    if tensors is None:
         raise CheckpointError(
-            f"{folder} is no distributed checkpoint of Megatron (it has no .metadata); give a folder that Megatron "
+            f"{folder} is no distributed checkpoint of Megatron (it has no {METADATA}); give a folder that Megatron "
             "wrote with --ckpt-format torch_dist"
         )
-    return folder
+    return StoredPieces(tensors)
+
+
+@torch.no_grad()
+def fill_model(model: PackedGpt, stored: StoredPieces, *, may_lack: Collection[str] = ()) -> None:
+    """Fill a model, or a process's part of one, from a checkpoint of any layout; what it may lack becomes zero.
+
+    Raises CheckpointError when tensors are missing or of another shape than the model's.
+    """
+    wanted, there = weight_pieces(model), stored.names()
+    missing = {piece.key for name, pieces in wanted.items() if name not in may_lack for piece in pieces} - there
+    if missing:
+        raise CheckpointError(f"{stored.folder} lacks {len(missing)} tensors of the model, the first {min(missing)}")
+    for pieces in wanted.values():
+        for piece in pieces:
+            if piece.key in there:
+                stored.fill(piece)
+            else:
+                piece.tensor.zero_()
 
 
 def write_megatron(
@@ -77,26 +93,15 @@ def read_megatron(folder: Path, shape: ModelShape) -> dict[str, Tensor]:
 
     Raises CheckpointError when tensors are missing or of another shape than the model's.
     """
-    tensors = tensors_folder(folder)
+    stored = open_megatron(folder)
+    if EMBEDDING not in stored.names():
+        raise CheckpointError(f"{stored.folder} holds no {EMBEDDING}; it is no language model of Megatron")
     _start(0, 1, 1, None)
-    from megatron.core import dist_checkpointing
-    from megatron.core.dist_checkpointing.core import CheckpointingException
-
     from slimrl.megatron.model import build_model
 
-    try:
-        with without_megatron_warnings():
-            stored = dist_checkpointing.load_tensors_metadata(str(tensors))
-            if EMBEDDING not in stored:
-                raise CheckpointError(f"{tensors} holds no {EMBEDDING}; it is no language model of Megatron")
-            model = build_model(shape, device=CPU, dtype=stored[EMBEDDING].dtype)
-            wanted = _sharded(model)
-            if missing := sorted({tensor.key for tensor in wanted.values()} - stored.keys()):
-                raise CheckpointError(f"{tensors} lacks {len(missing)} tensors of the model, the first {missing[0]}")
-            loaded = dist_checkpointing.load({"model": wanted}, str(tensors))
-            model.load_state_dict(loaded["model"], strict=False)
-    except (CheckpointingException, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as e:
-        raise CheckpointError(f"cannot read {tensors}: {e}") from e
+    with without_megatron_warnings():
+        model = build_model(shape, device=CPU, dtype=stored.dtype(EMBEDDING))
+    fill_model(model, stored)
     return dict(export_weights(dict(model.named_parameters()), shape))
 
 
@@ -141,12 +146,6 @@ def _start(rank: int, tensor_size: int, pipeline_size: int, store: str | None) -
         tensor_model_parallel_size=tensor_size, pipeline_model_parallel_size=pipeline_size
     )
     tensor_parallel.model_parallel_cuda_manual_seed(0)
-
-
-def _sharded(model: PackedGpt) -> dict[str, Any]:  # Any: Megatron has no types
-    """What is to be loaded: without the state that Transformer Engine's layers keep for low precision."""
-    state: dict[str, Any] = model.sharded_state_dict()
-    return {name: tensor for name, tensor in state.items() if not name.endswith("_extra_state")}
 
 
 def _only_dtype(reader: TensorReader) -> torch.dtype:

@@ -1,0 +1,236 @@
+"""Distributed checkpoints (torch_dist, Megatron's format): every process writes its pieces, any reads what it needs.
+
+.metadata       which boxes of which tensors are where; a pickle, of which only known classes are made
+__N_0.distcp    the boxes that process N wrote
+metadata.json, common.pt    what Megatron looks for besides
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimrl.errors import CheckpointError
+from slimrl.megatron.pieces import Piece, num_elements
+
+METADATA = ".metadata"
+TRACKER, RELEASE = "latest_checkpointed_iteration.txt", "release"
+_TORCH, _PLANS = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.planner"
+_DTYPES = [str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)]
+_OLD_TORCH = "torch.distributed._shard.sharded_tensor.metadata"
+_KNOWN = frozenset(
+    [
+        *((_TORCH, name) for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties")),
+        *((_TORCH, f"{kind}StorageMetadata") for kind in ("Tensor", "Bytes", "Chunk")),
+        (_TORCH, "_MEM_FORMAT_ENCODING"),
+        *((_OLD_TORCH, name) for name in ("TensorProperties", "MEM_FORMAT_ENCODING")),
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        ("torch.serialization", "_get_layout"),
+        ("torch", "Size"),
+        *(("torch", name) for name in _DTYPES),
+        # Megatron keeps how each process wrote
+        *((_PLANS, name) for name in ("SavePlan", "WriteItem", "WriteItemType", "TensorWriteData")),
+        ("collections", "OrderedDict"),
+        *((module, kind) for module in ("pathlib", "pathlib._local") for kind in ("PosixPath", "PurePosixPath")),
+    ]
+)
+_MEGATRONS = ("megatron.core.dist_checkpointing.strategies.torch", "MCoreMetadata")
+
+
+def tensors_folder(folder: Path) -> Path | None:
+    """Where the tensors of a distributed checkpoint are: in what its tracker file names, or in the folder itself.
+
+    None: it is none.
+    """
+    tracker = folder / TRACKER
+    if tracker.is_file():
+        said = tracker.read_text().strip()
+        folder = folder / (RELEASE if said == RELEASE else f"iter_{int(said):07d}" if said.isdigit() else said)
+    return folder if (folder / METADATA).is_file() else None
+
+
+def write_pieces(folder: Path, pieces: Sequence[Piece], group: Any, objects: Sequence[str] = ()) -> None:
+    """Write what only this process has of some tensors; all processes of the group must do so at once.
+
+    `objects`: keys under which nothing is stored. Raises CheckpointError when a process cannot write.
+    """
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    own = [piece for piece in pieces if piece.is_only]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        checkpoint.save(
+            {},
+            storage_writer=checkpoint.FileSystemWriter(folder),
+            planner=_planner(own, objects),
+            process_group=group,
+        )
+    except CheckpointException as error:
+        reasons = "; ".join(f"process {rank}: {failure}" for rank, (failure, _) in error.failures.items())
+        raise CheckpointError(f"{folder} could not be written: {reasons}") from error
+    if torch.distributed.get_rank(group) == 0:
+        said = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
+        (folder / "metadata.json").write_text(
+            json.dumps({**said, "common_backend": "torch", "common_backend_version": 1})
+        )
+        torch.save({"checkpoint_version": 3.0, "iteration": 0}, folder / "common.pt")
+
+
+class StoredPieces:
+    """The tensors of a distributed checkpoint; of each only what is asked for is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        found = _read_metadata(folder / METADATA)
+        self._tensors: dict[str, Any] = {
+            key: stored for key, stored in found.state_dict_metadata.items() if hasattr(stored, "chunks")
+        }
+        self._places = found.storage_data
+        self._last: tuple[Any, Tensor] | None = None
+
+    def names(self) -> set[str]:
+        """Every tensor of the checkpoint."""
+        return set(self._tensors)
+
+    def dtype(self, key: str) -> torch.dtype:
+        """Number format of a tensor."""
+        kind: torch.dtype = self._tensors[key].properties.dtype
+        return kind
+
+    @torch.no_grad()
+    def fill(self, piece: Piece) -> None:
+        """Read the numbers of a piece; raises CheckpointError when they are not there or of another shape."""
+        stored = self._tensors.get(piece.key)
+        if stored is None:
+            raise CheckpointError(f"{self.folder} lacks {piece.key}")
+        if not self._fits(piece, tuple(stored.size)):
+            raise CheckpointError(
+                f"{self.folder}: {piece.key} is {tuple(stored.size)}, the model makes it {piece.shape}; load it with "
+                "the model that it was saved with"
+            )
+        if piece.is_padded:
+            piece.tensor.zero_()
+        num_read = 0
+        for chunk in stored.chunks:
+            box = _common(piece, chunk)
+            if box is None:
+                continue
+            numbers = self._read(piece.key, chunk)
+            inside = tuple(slice(low - at, high - at) for (low, high), at in zip(box, chunk.offsets, strict=True))
+            own = tuple(slice(low - at, high - at) for (low, high), at in zip(box, piece.offset, strict=True))
+            piece.tensor[own].copy_(numbers[inside])
+            num_read += num_elements([high - low for low, high in box])
+        if num_read != piece.tensor.numel() and not piece.is_padded:
+            raise CheckpointError(f"{self.folder} holds {num_read} of {piece.tensor.numel()} numbers of {piece.key}")
+
+    def _fits(self, piece: Piece, size: tuple[int, ...]) -> bool:
+        if not piece.is_padded:
+            return size == piece.shape
+        return len(size) == len(piece.shape) and size[1:] == piece.shape[1:]
+
+    def _read(self, key: str, chunk: Any) -> Tensor:
+        from torch.distributed.checkpoint.metadata import MetadataIndex
+
+        index = MetadataIndex(key, chunk.offsets)
+        if self._last is None or self._last[0] != index:  # a run of elements may be in several boxes of one chunk
+            self._last = index, self._load(index, chunk)
+        return self._last[1]
+
+    def _load(self, index: Any, chunk: Any) -> Tensor:
+        place = self._places.get(index)
+        if place is None:
+            raise CheckpointError(f"{self.folder}: {METADATA} does not say where {index.fqn} is")
+        file = self.folder / Path(place.relative_path).name
+        try:
+            with file.open("rb") as content:
+                content.seek(place.offset)
+                numbers: object = torch.load(
+                    io.BytesIO(content.read(place.length)), map_location="cpu", weights_only=True
+                )
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"cannot read {index.fqn} from {file}: {error}; the file is damaged") from error
+        if not isinstance(numbers, Tensor) or numbers.shape != torch.Size(chunk.sizes):
+            raise CheckpointError(f"{file} holds something else than {index.fqn} where {METADATA} says it is")
+        return numbers
+
+
+def _common(piece: Piece, chunk: Any) -> list[tuple[int, int]] | None:
+    """What a piece and a stored box have in common, from and to before along each axis."""
+    box = []
+    for at, size, offset, length in zip(piece.offset, piece.tensor.shape, chunk.offsets, chunk.sizes, strict=True):
+        low, high = max(at, offset), min(at + size, offset + length)
+        if low >= high:
+            return None
+        box.append((low, high))
+    return box
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes the classes of a checkpoint's index and no others: a pickle could call anything."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class, if it is one of them."""
+        if (module, name) == _MEGATRONS:
+            module, name = _TORCH, "Metadata"
+        if (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which an index of tensors has no use for")
+        return super().find_class(module, name)
+
+
+def _read_metadata(file: Path) -> Any:
+    try:
+        with file.open("rb") as content:
+            found = _Unpickler(content).load()
+        if not isinstance(found.state_dict_metadata, dict) or not isinstance(found.storage_data, dict):
+            raise ValueError("it is no index of tensors")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} is missing; {file.parent} is no whole distributed checkpoint") from error
+    except Exception as error:  # of a damaged pickle anything may come
+        raise CheckpointError(f"cannot read {file}: {error}") from error
+    return found
+
+
+def _planner(pieces: Sequence[Piece], objects: Sequence[str]) -> Any:
+    """How torch asks what there is to write."""
+    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+    from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+    from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
+
+    def items() -> Iterator[tuple[WriteItem, Tensor | None]]:
+        for key in objects:
+            yield WriteItem(MetadataIndex(key), WriteItemType.BYTE_IO), None
+        for piece in pieces:
+            box = ChunkStorageMetadata(torch.Size(piece.offset), piece.tensor.shape)
+            properties = TensorProperties(dtype=piece.tensor.dtype)
+            written = TensorWriteData(box, properties, torch.Size(piece.shape))
+            yield (
+                WriteItem(MetadataIndex(piece.key, piece.offset), WriteItemType.SHARD, tensor_data=written),
+                piece.tensor,
+            )
+
+    class Planner(DefaultSavePlanner):
+        def __init__(self) -> None:
+            super().__init__(flatten_state_dict=False)
+            self._tensors: dict[MetadataIndex, Tensor | None] = {item.index: tensor for item, tensor in items()}
+
+        def create_local_plan(self) -> SavePlan:
+            self.plan = SavePlan([item for item, _ in items()])
+            return self.plan
+
+        def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
+            tensor = self._tensors[write_item.index]
+            if tensor is not None:
+                return tensor
+            nothing = io.BytesIO()
+            torch.save([None], nothing)
+            return nothing
+
+    return Planner()
