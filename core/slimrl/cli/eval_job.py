@@ -38,7 +38,7 @@ TRAINING_SETTINGS: Final = frozenset(
         *("over_sampling_batch_size", "dynamic_sampling_filter_path", "max_sampling_rounds", "on_insufficient"),
         *("buffer_filter_path", "partial_rollout", "mask_offpolicy_in_partial_rollout", "max_unscored_fraction"),
         *("ref_load", "save", "save_interval", "max_checkpoints_to_keep", "no_save_optim", "save_hf"),
-        *("async_save", "actor_num_nodes", "actor_num_gpus_per_node"),
+        *("async_save", "ckpt_format", "actor_num_nodes", "actor_num_gpus_per_node"),
         *("eval_interval", "skip_eval_before_train", "log_passrate"),
         *("ray_address", "run_dir", "use_tensorboard", "train_async", "max_staleness", "update_weights_interval"),
         *("rollout_function_path", "data_source_path", "rollout_sample_filter_path"),

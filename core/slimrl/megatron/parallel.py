@@ -55,7 +55,13 @@ class Parallel:
 
 
 def init_parallel(
-    device: torch.device, seed: int, layout: Layout = SINGLE, rank: int = 0, meeting: Meeting | None = None
+    device: torch.device,
+    seed: int,
+    layout: Layout = SINGLE,
+    rank: int = 0,
+    meeting: Meeting | None = None,
+    *,
+    has_files_group: bool = False,
 ) -> Parallel:
     """Start torch.distributed and Megatron's groups, of this one process or of all that meet somewhere.
 
