@@ -24,11 +24,17 @@ import torch
 from slimrl import AdvantageInput, Advantages, advantage_traits, gae
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig, TrainedConfig
 from slimrl.config.layout import KEEP_ALL, Layout, Recompute
+from slimrl.megatron.functions import TrainFunctions
 from slimrl.megatron.tensor_files import TensorReader
 from slimrl.megatron.trainer import MegatronTrainer
+from slimrl.registry import Options, RunHookFunction
+from slimrl.registry.resolve import Resolved
 from slimrl.types import TrainBatch
 
-WATCHED = ("train/loss", "train/grad_norm", "train/entropy", "train/kl_loss", "critic/value_loss", "critic/grad_norm")
+WATCHED = (
+    *("train/loss", "train/grad_norm", "train/entropy", "train/kl_loss", "train/opd_reverse_kl"),
+    *("critic/value_loss", "critic/grad_norm"),
+)
 FULL, SELECTIVE = Recompute("full", "uniform", 1), Recompute("selective")
 STATIC = PerfConfig(micro_batch_size=3)
 DYNAMIC = PerfConfig(use_dynamic_batch_size=True, max_tokens_per_gpu=48)
@@ -36,6 +42,8 @@ BALANCED = replace(DYNAMIC, balance_data=True, balance_by_flops=True, log_probs_
 KL_IN_LOSS = GrpoConfig(use_kl_loss=True, kl_loss_coef=0.1, entropy_coef=0.01)
 ALL, ADAPTERS = TrainedConfig(), TrainedConfig(lora_rank=3)
 KL_IN_REWARDS = GrpoConfig(kl_coef=0.1, calculate_per_token_loss=True)
+OLD_WEIGHTS = GrpoConfig(keep_old_actor=True, entropy_coef=0.01)
+TAUGHT = GrpoConfig(use_opd=True, opd_type="megatron", opd_teacher_load=Path("teacher"))
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Case:
     recompute: Recompute = KEEP_ALL
     trained: TrainedConfig = ALL
     has_critic: bool = False
+    has_reducer: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     is_resumed: bool = False
     """Whether its checkpoint is loaded by one process, and that of one process here."""
@@ -56,7 +65,8 @@ class Case:
     @property
     def alone(self) -> Case:
         """The same of one process, in float32."""
-        return Case(Layout(), self.model, grpo=self.grpo, trained=self.trained, has_critic=self.has_critic)
+        own = {"trained": self.trained, "has_critic": self.has_critic, "has_reducer": self.has_reducer}
+        return Case(Layout(), self.model, grpo=self.grpo, **own)
 
 
 CASES: Mapping[int, Mapping[str, Case]] = {
@@ -64,6 +74,8 @@ CASES: Mapping[int, Mapping[str, Case]] = {
         "dp2": Case(Layout(2), perf=STATIC, recompute=SELECTIVE),
         "dp2 balanced, distributed optimizer": Case(Layout(2, shares_optimizer=True), perf=BALANCED, is_resumed=True),
         "dp2, kl in the rewards": Case(Layout(2), grpo=KL_IN_REWARDS),
+        "dp2 balanced, old weights": Case(Layout(2, shares_optimizer=True), perf=BALANCED, grpo=OLD_WEIGHTS),
+        "vpp2, old weights": Case(Layout(2, pipeline_size=2, chunks_per_stage=2), grpo=OLD_WEIGHTS),
         "tp2": Case(Layout(2, tensor_size=2), grpo=KL_IN_REWARDS),
         "tp2 sp": Case(Layout(2, tensor_size=2, is_sequence_parallel=True), is_resumed=True),
         "pp2": Case(Layout(2, pipeline_size=2), perf=STATIC),
@@ -88,6 +100,11 @@ CASES: Mapping[int, Mapping[str, Case]] = {
         ),
         "ep2, bfloat16": Case(Layout(2, expert_size=2), model="experts", dtype="bfloat16"),
         "ep2": Case(Layout(2, expert_size=2), model="experts"),
+        "pp2, a teacher": Case(Layout(2, pipeline_size=2), grpo=TAUGHT),
+        "tp2 sp, adapters, a teacher": Case(
+            Layout(2, tensor_size=2, is_sequence_parallel=True), grpo=TAUGHT, trained=ADAPTERS
+        ),
+        "dp2, a reducer": Case(Layout(2), perf=STATIC, has_reducer=True),
         "tp2 sp, latent attention": Case(
             Layout(2, tensor_size=2, expert_tensor_size=2, is_sequence_parallel=True), model="latent"
         ),
@@ -99,6 +116,7 @@ CASES: Mapping[int, Mapping[str, Case]] = {
         "tp2 pp2, adapters": Case(Layout(4, tensor_size=2, pipeline_size=2), trained=ADAPTERS),
         "tp2 pp2, critic": Case(Layout(4, tensor_size=2, pipeline_size=2), has_critic=True),
         "cp2 tp2": Case(Layout(4, context_size=2, tensor_size=2)),
+        "cp2 dp2, a teacher and a reducer": Case(Layout(4, context_size=2), grpo=TAUGHT, has_reducer=True),
         "tp2 sp ep2 pp2, latent attention, adapters": Case(
             Layout(4, tensor_size=2, expert_size=2, pipeline_size=2, is_sequence_parallel=True),
             model="latent",
@@ -157,18 +175,32 @@ def ppo(rollout: AdvantageInput, /) -> Advantages:
     return Advantages(found.advantages.astype(np.float32), found.returns.astype(np.float32))
 
 
+def over_seven(
+    total_lengths: list[int], response_lengths: list[int], loss_masks: list[Any], calculate_per_token_loss: bool
+) -> Any:
+    """Each sample's losses over one and the same number."""
+    return lambda x: sum(part.sum() / 7 for part in x.split(response_lengths))
+
+
+def reducer() -> RunHookFunction:
+    found = ("pg_loss_reducer", "mine.py:f", "f", None, None, None, "", "ours", False, None, False)
+    return RunHookFunction(Resolved(*found, lambda options: over_seven), Options([]))
+
+
 def make(case: Case, models: Path, rank: int = 0, meeting: Path | None = None) -> MegatronTrainer:
     trainer = MegatronTrainer(
         CkptConfig(hf_checkpoint=models / case.model),
         ModelConfig(),
         0.8,
-        case.grpo,
+        replace(case.grpo, opd_teacher_load=case.grpo.opd_teacher_load and models / case.grpo.opd_teacher_load),
         OptimizerConfig(lr=1e-3, weight_decay=0.1, adam_beta2=0.95, clip_grad=0.5),
         case.perf,
         num_steps_per_rollout=2,
         global_batch_size=64,
         total_steps=10,
+        max_staleness=1,
         advantage=ppo if case.has_critic else centred,
+        functions=TrainFunctions(reducer=reducer()) if case.has_reducer else None,
         transport=Kept(),
         device="cpu",
         dtype=case.dtype,
@@ -260,6 +292,9 @@ def save_models(folder: Path) -> None:
             else:
                 parameter.data.normal_(0, 0.15)
         model.save_pretrained(folder / name)
+    for parameter in models["dense"].parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    models["dense"].save_pretrained(folder / "teacher")
     torch.set_rng_state(state)
 
 
