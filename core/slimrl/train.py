@@ -233,6 +233,7 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
             global_batch_size=plan.global_batch_size,
             total_steps=plan.num_rollout * plan.num_steps_per_rollout,
             max_response_len=plan.rollout_max_response_len,
+            max_staleness=c.rollout.max_staleness or 0,
             pause=c.rollout.update_weights_pause,
             device=plan.device,
             dtype=plan.dtype,

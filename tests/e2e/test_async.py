@@ -35,6 +35,19 @@ def test_a_fully_asynchronous_run_learns_and_no_token_is_older_than_the_bound(ma
     assert all({"rollout/queue_groups", "perf/rollout_idle_share", "perf/trainer_idle_share"} <= set(r) for r in rows)
 
 
+def test_with_keep_old_actor_old_log_probs_are_those_of_the_weights_that_generated(
+    make_job: Callable[..., Any],
+) -> None:
+    job = make_job(max_staleness="2", num_rollout="8")
+    done = job.run("--async", "--keep-old-actor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = job.metrics()
+    assert max(row["rollout/staleness_max"] for row in rows) >= 1
+    # the engine's, computed again: with the current weights they would be far off
+    assert max(row["train/log_prob_abs_diff_max"] for row in rows if "train/log_prob_abs_diff_max" in row) < 1e-3
+    assert all(row["perf/train_keep_s"] > 0 for row in rows)
+
+
 def test_kill_9_of_an_asynchronous_run_and_the_same_command_lose_and_repeat_nothing(
     make_job: Callable[..., Any],
 ) -> None:

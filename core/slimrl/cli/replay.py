@@ -143,6 +143,11 @@ def _resolved(run: RunDir, words: Sequence[str], registry: Registry) -> Job:
         raise UsageError(f"--num-threads {flags.num_threads} must be at least 1")
     if flags.rm_timeout is not None and flags.rm_timeout <= 0:
         raise UsageError(f"--rm-timeout {flags.rm_timeout:g} must be above 0")
+    if config.grpo.keep_old_actor and flags.model:
+        raise UsageError(
+            "the run was made with --keep-old-actor: its old log-probs are of weights that no checkpoint has; replay "
+            "the rest with --no-model"
+        )
     options = Options([*(getattr(config, field.name) for field in fields(config)), *plugin_options])
     options = options.with_defaults(registry.catalogue.option_types)
     rewards, no_rewards = RewardTable(()), ""

@@ -48,6 +48,7 @@ class TrainerSettings:
     global_batch_size: int
     total_steps: int
     max_response_len: int
+    max_staleness: int
     pause: UpdatePause
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
@@ -259,6 +260,7 @@ def build_trainer(
         global_batch_size=s.global_batch_size,
         total_steps=s.total_steps,
         max_response_len=s.max_response_len,
+        max_staleness=s.max_staleness,
         advantage=plugins.advantage,
         functions=TrainFunctions.of(plugins),
         transport=transport,

@@ -212,7 +212,11 @@ def _partial(config: Config) -> Iterator[str]:
 def _async(config: Config) -> Iterator[str]:
     rollout, defaults = config.rollout, RolloutConfig()
     interval, staleness = rollout.update_weights_interval, rollout.max_staleness
+    if config.grpo.keep_old_actor and config.grpo.use_rollout_logprobs:
+        yield "--keep-old-actor has no effect with --use-rollout-logprobs, which takes the engine's; leave one out"
     if not rollout.train_async:
+        if config.grpo.keep_old_actor:
+            yield "--keep-old-actor needs --async, which bounds how many generations of weights are kept"
         if staleness is not None:
             yield f"--max-staleness {staleness} has no effect without --async: every batch is of the newest weights"
         if interval != defaults.update_weights_interval:

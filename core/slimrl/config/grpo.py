@@ -85,6 +85,8 @@ class GrpoConfig:
     """Report how trainer and engine differ (train/correction_...) without a correction."""
     use_rollout_logprobs: bool | None = None
     """Take the engine's log-probs for the old policy's, as the importance ratio needs for tokens of older weights. Default: on with --async and with --partial-rollout; else the trainer's own."""
+    keep_old_actor: bool = False
+    """With --async: take for the old log-probs of a token those of the trainer with the weights that generated it, of which the CPU's memory keeps one copy more than --max-staleness."""
     use_kl_loss: bool = False
     """Measure the KL divergence from the reference model; it joins the loss with --kl-loss-coef above 0."""
     kl_loss_coef: float = 0.0

@@ -62,6 +62,8 @@ def estimate_memory(
         trainer["teacher"] = part * num_parameters * size
     if has_critic:
         trainer["critic"] = part * num_critic * (size + 4.0 + kept)
+    if config.grpo.keep_old_actor:
+        trainer["old weights"] = part * num_trained * size * ((config.rollout.max_staleness or 1) + 1)
     processes: dict[str, dict[str, float]] = {"driver": {}, "rollout manager": {}}
     for number in range(layout.world_size):
         processes["trainer" if layout.is_single else f"trainer {number}"] = dict(trainer)

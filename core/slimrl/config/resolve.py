@@ -51,7 +51,8 @@ def _derived(config: Config, num_prompts: int | None) -> dict[str, Any]:
         "over_sampling_batch_size": _in_flight(rollout),
         "eps_clip_high": config.grpo.eps_clip,
         "max_staleness": 1 if rollout.train_async else None,
-        "use_rollout_logprobs": (rollout.train_async or rollout.partial_rollout) and not config.grpo.use_tis,
+        "use_rollout_logprobs": (rollout.train_async or rollout.partial_rollout)
+        and not (config.grpo.use_tis or config.grpo.keep_old_actor),
     }
     if config.eval.eval_interval is not None:
         derived |= {

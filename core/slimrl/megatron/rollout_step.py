@@ -22,6 +22,7 @@ from slimrl.megatron.critic import Critic, ValueTargets
 from slimrl.megatron.distillation import Distillation, teachers_answers
 from slimrl.megatron.flops import forward_flops, speed_metrics
 from slimrl.megatron.functions import CustomLoss, TrainFunctions
+from slimrl.megatron.generations import Generations
 from slimrl.megatron.known import Known
 from slimrl.megatron.loss import StepLoss, sft_step_loss
 from slimrl.megatron.metrics import check_finite, step_metrics, summarise
@@ -67,6 +68,7 @@ class RolloutSteps:
         device: torch.device,
         critic: Critic | None = None,
         functions: TrainFunctions = NO_FUNCTIONS,
+        max_staleness: int = 0,
     ) -> None:
         self.num_steps = num_steps
         self._optimizer = optimizer
@@ -90,6 +92,7 @@ class RolloutSteps:
         self._distillation = Distillation.of(grpo)
         self._reference: Weights | None = None
         self._teacher: Weights | None = None
+        self._generations = Generations(optimizer.parameters, max_staleness) if grpo.keep_old_actor else None
         reader = log_prob_reader(
             parallel, temperature=temperature, entropy_has_grad=grpo.entropy_coef != 0 or is_custom
         )
@@ -111,6 +114,9 @@ class RolloutSteps:
         Returns metrics averaged over the steps, and the mean advantage of each sample.
         """
         timer = Timer(self._device)
+        if self._generations is not None:
+            with timer("perf/train_keep_s"):
+                self._generations.keep(batch.step)
         known = self._known(batch, timer)
         advantages = estimate(known)
         first = {} if self._distillation is None else self._distillation.metrics(batch, known)
@@ -230,7 +236,7 @@ class RolloutSteps:
         takes_engines = self._distillation is None or self._distillation.takes_engines
         with timer("perf/train_log_probs_s"):
             if grpo.kl_coef or not takes_engines:
-                known = replace(known, log_probs=self._everywhere(self._log_probs(packs, size)))
+                known = replace(known, log_probs=self._everywhere(self._old_log_probs(packs, batch)))
             if grpo.kl_coef:
                 known = replace(known, ref_log_probs=self._everywhere(self._reference_log_probs(packs, size)))
             if self._teacher is not None:
@@ -283,11 +289,12 @@ class RolloutSteps:
         old = None if known.log_probs is None else self._on_device(known.log_probs)
         reference = None if known.ref_log_probs is None else self._on_device(known.ref_log_probs)
         size = len(batch.log_probs)
-        needs_old = old is None and self.num_steps > 1 and not (self._grpo.use_rollout_logprobs or self._is_sft)
+        is_asked = self.num_steps > 1 or self._generations is not None
+        needs_old = old is None and is_asked and not (self._grpo.use_rollout_logprobs or self._is_sft)
         needs_reference = reference is None and self._grpo.use_kl_loss
         if needs_old or needs_reference:
             packs = self._log_prob_packs(batch, samples, steps)
-            old = self._of_own_samples(self._log_probs(packs, size)) if needs_old else old
+            old = self._of_own_samples(self._old_log_probs(packs, batch)) if needs_old else old
             reference = self._of_own_samples(self._reference_log_probs(packs, size)) if needs_reference else reference
         return TokenArrays(
             advantages=self._on_device(advantages),
@@ -311,6 +318,17 @@ class RolloutSteps:
     def _log_probs(self, packs: Sequence[Pack], size: int) -> Tensor:
         """Log-probs of the packs' tokens under the weights as they are: [response tokens], on the last stage."""
         return self._flat(packs, [said.log_probs for said in self._passes.read(packs)], size)
+
+    def _old_log_probs(self, packs: Sequence[Pack], batch: TrainBatch) -> Tensor:
+        """The same before the first step; with --keep-old-actor under the weights that generated each token."""
+        size = len(batch.log_probs)
+        if self._generations is None:
+            return self._log_probs(packs, size)
+        old = torch.zeros(size, device=self._device)
+        for generation, is_of_it in self._generations.of(batch):
+            with generation:
+                old += self._log_probs(packs, size) * is_of_it.to(self._device)
+        return old
 
     def _flat(self, packs: Sequence[Pack], parts: Sequence[Tensor], size: int) -> Tensor:
         """Numbers of the packs' tokens as numbers of all response tokens, zeros for the others, or for all."""

@@ -57,3 +57,13 @@ def test_a_run_without_stored_samples_is_told(run: RunDir, capsys: pytest.Captur
     (run.rollouts / "000000.parquet").unlink()
     assert main(["replay", "run"]) == 2
     assert "run has no stored samples (rollouts/STEP.parquet)" in capsys.readouterr().err
+
+
+def test_steps_by_weights_that_no_checkpoint_has_cannot_be_replayed(
+    run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = run.config.read_text()
+    assert "keep_old_actor = false" in text
+    run.config.write_text(text.replace("keep_old_actor = false", "keep_old_actor = true"))
+    assert main(["replay", "run"]) == 2
+    assert "the run was made with --keep-old-actor" in capsys.readouterr().err

@@ -58,6 +58,11 @@ def test_everything_required_is_asked_for_at_once() -> None:
         ({"update_weights_interval": 2}, "--update-weights-interval 2 has no effect without --async"),
         ({"train_async": True, "update_weights_interval": 2}, "is more than --max-staleness 1 allows"),
         ({"train_async": True, "buffer_filter_path": "newest_first"}, "newest_first has no effect with --async"),
+        ({"grpo": GrpoConfig(keep_old_actor=True)}, "--keep-old-actor needs --async"),
+        (
+            {"train_async": True, "grpo": GrpoConfig(keep_old_actor=True, use_rollout_logprobs=True)},
+            "--keep-old-actor has no effect with --use-rollout-logprobs",
+        ),
         ({"train_async": True, "max_staleness": 0}, "--max-staleness must be at least 1; got 0"),
         (
             {"train_async": True, "partial_rollout": True, "over_sampling_batch_size": 16},
