@@ -111,7 +111,7 @@ class Control:
                 "runner": type(engine.runner).__name__,
                 "max_running_requests": options.max_running_requests,
                 "max_queued_requests": options.max_queued_requests,
-                "chunked_prefill_size": options.chunked_prefill_size,
+                "chunked_prefill_size": engine.prefill_size,
                 "enable_deterministic_inference": options.deterministic,
                 "random_seed": options.random_seed,
                 "weight_version": scheduler.weight_version,

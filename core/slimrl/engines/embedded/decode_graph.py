@@ -38,22 +38,38 @@ class CapacityAttention(DecodeAttention):
             self._masks[window] = self._mask(self._lengths, self._longest, window)
         return self._context_lengths + self._lengths
 
-    def advance(self) -> None:
-        """Every row is one token longer."""
-        self._lengths += 1
+    def advance(self, count: int = 1) -> None:
+        """Every row is so many tokens longer."""
+        self._lengths += count
 
 
 class DecodeGraph:
-    """Computes logits [rows, vocabulary] of one token a row, the first step as any, the second from a recording."""
+    """Computes logits [rows, vocabulary] of one token a row, the first step as any, the second from a recording.
 
-    def __init__(self, model: FamilyModel, prompts: SlotStore[Prompt], rows: SlotStore[Row]) -> None:
+    A recording that is to be checked must repeat what the step computes.
+    """
+
+    def __init__(
+        self, model: FamilyModel, prompts: SlotStore[Prompt], rows: SlotStore[Row], *, is_checked: bool
+    ) -> None:
         self._model = model
         self._attention = CapacityAttention(prompts, rows, model.shape.windows)
         self.rows = self._attention.rows
+        self._is_checked = is_checked
         self._tokens = torch.zeros(len(self.rows), dtype=torch.long, device=rows.shape.device)
         self._num_steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: torch.Tensor | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the step could not be recorded."""
+        return self._num_steps > 1 and self._graph is None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether steps are replayed from now on."""
+        return self._graph is not None
 
     def decode(self) -> torch.Tensor:
         """Feed every row its token; what is returned is overwritten by the next step."""
@@ -74,7 +90,8 @@ class DecodeGraph:
 
     def _record(self) -> None:
         """The first step has loaded every kernel; recording computes nothing."""
-        graph, stream, now = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
+        graph = torch.cuda.CUDAGraph()
+        stream, now = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(now)
         try:
             # not torch.cuda.graph, which gives cached memory back first; other threads may use the GPU meanwhile
@@ -88,4 +105,14 @@ class DecodeGraph:
             logger.warning("a decoding step cannot be recorded, decoding is slower: %s", error)
             return
         now.wait_stream(stream)
+        if self._is_checked and not self._repeats(graph, self._logits):
+            logger.warning("a recorded decoding step computes something else, so none is used; decoding is slower")
+            return
         self._graph = graph
+
+    def _repeats(self, graph: torch.cuda.CUDAGraph, logits: torch.Tensor) -> bool:
+        expected = self._compute()
+        self._attention.advance(-1)
+        graph.replay()
+        self._attention.advance(-1)
+        return bool((logits - expected).abs().max() <= 0.01 * expected.abs().max())

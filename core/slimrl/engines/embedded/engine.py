@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _MEMORY_SHARE = {"cpu": 0.25, "cuda": 0.8}
 """Of the free memory, for keys and values; a CPU's is shared with the trainer."""
 
+_PREFILL_SIZE = {"cpu": 1024, "cuda": 8192}
+
 
 class Engine:
     """Loads a model and serves requests until closed."""
@@ -44,7 +46,8 @@ class Engine:
         started_s = time.monotonic()
         self.text = Text(options.model_path)
         self.end_ids = end_ids(options.model_path, self.config)
-        self.runner = _runner(options, self.config, self.dtype, self.device)
+        self.prefill_size = options.chunked_prefill_size or _PREFILL_SIZE[self.device.type]
+        self.runner = _runner(options, self.config, self.dtype, self.device, self.prefill_size)
         self.budget = options.max_total_tokens or _budget(self.runner, self.device)
         self.scheduler = Scheduler(self.runner, options, self.budget, self.end_ids, self.text.decode)
         self._random = random.Random(options.random_seed if options.random_seed is not None else secrets.randbits(64))
@@ -101,12 +104,14 @@ class Engine:
         self.scheduler.close()
 
 
-def _runner(options: EngineOptions, config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Runner:
+def _runner(
+    options: EngineOptions, config: dict[str, Any], dtype: torch.dtype, device: torch.device, chunk: int
+) -> Runner:
     try:
         shape = shape_of(config)
     except KeyError as error:
         raise UsageError(f"{options.model_path}/config.json lacks {error}") from None
-    chunk, deterministic = options.chunked_prefill_size, options.deterministic
+    deterministic = options.deterministic
     if shape is None:
         return FallbackRunner(options.model_path, dtype, device, chunk=chunk, deterministic=deterministic)
     return NativeRunner(options.model_path, shape, dtype, device, chunk=chunk, deterministic=deterministic)

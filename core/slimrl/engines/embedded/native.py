@@ -24,6 +24,8 @@ from slimrl.errors import EngineError
 
 STEADY_STEPS = 2
 """Steps with the same rows after which recording one pays: it takes as long as two."""
+FIRST_ROOM = {"cpu": 1, "cuda": 256}
+"""Tokens that a row has room for at first: on a GPU it moves rarely, so that more steps are alike."""
 
 
 class NativeRunner:
@@ -51,7 +53,9 @@ class NativeRunner:
         self._chunk = chunk
         self._deterministic = deterministic
         self._lone_row = ThreadChoice()
+        self._first_room = FIRST_ROOM[device.type]
         self._records = device.type == "cuda" and not deterministic
+        self._has_recorded = False
         self.reset()
 
     def reset(self) -> None:
@@ -119,7 +123,7 @@ class NativeRunner:
         """See `Runner`."""
         prompt.num_users += 1
         row = Row(prompt, token)
-        self._rows.add(row, 1)
+        self._rows.add(row, self._first_room)
         return row
 
     def fork(self, row: Row, token: int) -> Row:
@@ -148,8 +152,11 @@ class NativeRunner:
             self._num_steady += 1
             if self._records and self._num_steady > STEADY_STEPS:
                 if self._graph is None:
-                    self._graph = DecodeGraph(self.model, self._prompts, self._rows)
+                    is_checked = not self._has_recorded
+                    self._graph = DecodeGraph(self.model, self._prompts, self._rows, is_checked=is_checked)
                 logits = self._graph.decode()
+                self._has_recorded |= self._graph.is_recorded
+                self._records = not (self._device.type == "cuda" and self._graph.has_failed)
                 for row in rows:
                     row.length += 1
                 return rows, logits
@@ -192,7 +199,7 @@ class NativeRunner:
 
     def tokens_needed(self, num_prompt: int, num_new: int) -> int:
         """See `Runner`."""
-        return capacity_for(num_prompt) + capacity_for(max(1, num_new))
+        return capacity_for(num_prompt) + capacity_for(max(self._first_room, num_new))
 
     def forget(self) -> None:
         """See `Runner`; rows keep the prompts they have."""

@@ -26,8 +26,8 @@ class EngineOptions:
     max_queued_requests: int = 8192
     max_total_tokens: int | None = None
     """Tokens whose keys and values are kept at most; None takes a share of the free memory."""
-    chunked_prefill_size: int = 1024
-    """Prompt tokens computed between two decode steps at most."""
+    chunked_prefill_size: int | None = None
+    """Prompt tokens computed between two decode steps at most. Default: 1024, on a GPU 8192."""
     deterministic: bool = False
     """A request's tokens and log-probs do not depend on what runs beside it, to the last bit."""
     random_seed: int | None = None
@@ -69,8 +69,7 @@ def parse_args(argv: Sequence[str], prog: str) -> ServerOptions:
     add(
         "--chunked-prefill-size",
         type=_at_least(16),
-        default=1024,
-        help="prompt tokens computed between two decode steps (default: %(default)s)",
+        help="prompt tokens computed between two decode steps (default: 1024, on a GPU 8192)",
     )
     add(
         "--enable-deterministic-inference",
