@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slimrl.config.megatron_folder import tensors_folder
 from slimrl.errors import CheckpointError
 from slimrl.observe.run_dir import write_atomically
 
@@ -35,6 +36,8 @@ class Start:
     """The run folder that the checkpoint belongs to."""
     passed_over: tuple[str, ...] = ()
     """Why each newer checkpoint was not used."""
+    weights: Path | None = None
+    """Without a checkpoint of ours: a folder of Megatron's, of which the weights alone are taken."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +144,13 @@ def latest_checkpoint(folder: Path | None) -> Path | None:
 def find_start(folder: Path | None, step: int | None = None, *, resume: bool = True) -> Start:
     """Go on from the newest undamaged checkpoint of a folder, or start anew where it holds none.
 
-    With `step` from that one only. Raises CheckpointError as `latest_checkpoint` does, when no checkpoint is
-    undamaged, and with `resume` when the one found was saved without its optimizer.
+    Where it holds one of Megatron, start with its weights. With `step` from that one only. Raises CheckpointError as
+    `latest_checkpoint` does, when no checkpoint is undamaged, and with `resume` when the one found was saved without
+    its optimizer.
     """
     found = _candidates(folder)
+    if folder is not None and not found and (weights := tensors_folder(folder, step)) is not None:
+        return Start(weights=weights)
     if step is not None:
         found = [checkpoint for checkpoint in found if _step_of(checkpoint) == step][:1]
         if not found:
@@ -178,6 +184,16 @@ def find_damage(checkpoint: Path) -> str | None:
     return f"{', '.join(changed)} changed since it was written" if changed else None
 
 
+def check_whole(folder: Path, flag: str) -> None:
+    """Raise CheckpointError when the folder that a flag names is a damaged checkpoint of ours, or holds several."""
+    if (folder / COMPLETE).exists():
+        damage = find_damage(folder)
+        if damage is not None:
+            raise CheckpointError(f"{flag} {folder} is damaged: {damage}; restore it, or name another")
+    elif folder.is_dir() and (newest := next(iter(_by_age(folder)), None)) is not None:
+        raise CheckpointError(f"{flag} {folder} is a folder of checkpoints; name one of them: {flag} {newest}")
+
+
 def _start_from(checkpoint: Path, passed_over: tuple[str, ...], *, resume: bool) -> Start:
     said = _read(checkpoint)
     if resume and not said["resumable"]:
@@ -196,7 +212,7 @@ def _candidates(folder: Path | None) -> list[Path]:
     if (folder / COMPLETE).exists():
         return [folder]
     found = _by_age(folder)
-    if not found and (folder / LATEST).exists():
+    if not found and (folder / LATEST).exists() and tensors_folder(folder) is None:
         step = (folder / LATEST).read_text().strip()
         raise CheckpointError(
             f"{folder}: {LATEST} says step {step}, but no complete checkpoint is there; "

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from slimrl.checkpoints import Start, find_start
+from slimrl.checkpoints import Start, check_whole, find_start
 from slimrl.cluster.actors import PluginPass
 from slimrl.cluster.crew import Crew, CrewSettings
 from slimrl.cluster.ray_session import ray_session
@@ -25,7 +25,7 @@ from slimrl.config.plan import Plan
 from slimrl.config.prompt_files import parse_prompt_file
 from slimrl.config.toml import to_toml
 from slimrl.engines.process import EngineSettings
-from slimrl.errors import UsageError
+from slimrl.errors import CheckpointError, UsageError
 from slimrl.interrupt import Interrupt
 from slimrl.observe.clock import StepClock
 from slimrl.observe.cpu import ProcessMeter
@@ -134,6 +134,7 @@ def open_run(config: Config, plan: Plan, start: Start, plugins: PluginSet, origi
         "start",
         step=start.step,
         checkpoint=start.checkpoint,
+        weights=start.weights,
         plugins=plugins.fingerprint,
         device=plan.device,
         dtype=plan.dtype,
@@ -146,6 +147,8 @@ def resume_warnings(start: Start, run: RunDir, plugins: PluginSet) -> Iterator[t
     """What a resumed run must know of its checkpoint: newer ones that were damaged, plugins that changed."""
     for reason in start.passed_over:
         yield "checkpoint_damaged", f"{reason}; going on from {start.checkpoint}"
+    if start.weights is not None:
+        yield "megatron_weights", f"{start.weights} is of Megatron: its weights alone are taken, training starts anew"
     lock = start.checkpoint and start.checkpoint / run.plugins_lock.name
     if lock and lock.exists():
         saved = {(row["kind"], row["reference"]): row["sha256"] for row in json.loads(lock.read_text())}
@@ -160,7 +163,7 @@ def train(config: Config, plan: Plan, plugins: PluginSet, origins: Origins) -> F
 
     Raises UsageError for what the user can mend, RolloutError or TrainError when the run cannot go on.
     """
-    start = find_start(config.ckpt.load, config.ckpt.ckpt_step)
+    start = find_run_start(config)
     run = open_run(config, plan, start, plugins, origins)
     for event, message in resume_warnings(start, run, plugins):
         sys.stderr.write(f"warning: {message}\n")
@@ -179,6 +182,21 @@ def train(config: Config, plan: Plan, plugins: PluginSet, origins: Origins) -> F
     run.event("interrupted" if finished.interrupted else "end", step=finished.step)
     print_summary(run, console)
     return finished
+
+
+def find_run_start(config: Config) -> Start:
+    """Where the run begins; raises CheckpointError when a folder that it would read is damaged."""
+    ckpt = config.ckpt
+    for flag, folder in (("--ref-load", ckpt.ref_load), ("--critic-load", ckpt.critic_load)):
+        if folder is not None:
+            check_whole(folder, flag)
+    start = find_start(ckpt.load, ckpt.ckpt_step)
+    if start.weights is not None and config.trained.lora_rank is not None:
+        raise CheckpointError(
+            f"--load {ckpt.load} holds weights and no adapters to go on with; train adapters on them with "
+            f"--ref-load {start.weights} and no --load"
+        )
+    return start
 
 
 def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, start: Start) -> CrewSettings:
@@ -246,5 +264,6 @@ def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, s
         plugins=PluginPass(plugins.references, plugins.options, plugins.fingerprint),
         run=run.path,
         checkpoint=start.checkpoint and start.checkpoint.absolute(),
+        weights=start.weights and start.weights.absolute(),
         start=start.step,
     )

@@ -29,6 +29,24 @@ def test_the_engine_gets_the_weights_of_two_trainer_processes(
     assert (job.folder / "saved").is_dir()
 
 
+def test_each_process_writes_its_pieces_beside_the_steps_and_one_process_goes_on_with_them(
+    make_job: Callable[..., Any],
+) -> None:
+    job = make_job(num_rollout="3", rollout_batch_size="4", n_samples_per_prompt="4")
+    flags = ("--ckpt-format", "torch_dist", "--async-save", "--save", "saved", "--save-interval", "1")
+    two = job.run("--actor-num-gpus-per-node", "2", "--use-distributed-optimizer", *flags, "--save-hf", "hf")
+    assert two.returncode == 0, two.stderr
+    checkpoint = job.folder / "saved" / "iter_0000003"
+    assert len(list((checkpoint / "optimizer").glob("*.distcp"))) == 2
+    assert (job.folder / "hf" / "model.safetensors").is_file()
+    content = (checkpoint / "optimizer" / "__1_0.distcp").read_bytes()
+    (checkpoint / "optimizer" / "__1_0.distcp").write_bytes(content[:-1])
+    one = job.run("--load", "saved", "--num-rollout", "4", *flags)
+    assert one.returncode == 0, one.stderr
+    assert "iter_0000003 is damaged: optimizer/__1_0.distcp changed since it was written" in one.stderr
+    assert [row["step"] for row in job.metrics() if "train/grad_norm" in row] == [0, 1, 2, 3]
+
+
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster

@@ -14,7 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from slimrl.checkpoints import COMPLETE, LATEST, find_start, latest_checkpoint, new_checkpoint, new_folder
+from slimrl.checkpoints import (
+    COMPLETE,
+    LATEST,
+    Start,
+    check_whole,
+    find_start,
+    latest_checkpoint,
+    new_checkpoint,
+    new_folder,
+)
 from slimrl.errors import CheckpointError
 
 
@@ -186,6 +195,39 @@ def test_a_checkpoint_without_its_optimizer_is_not_resumed_but_can_be_looked_at(
         find_start(tmp_path)
     assert find_start(tmp_path, resume=False).step == 2
     assert find_start(tmp_path, 1).step == 1
+
+
+def megatron(folder: Path, name: str, said: str) -> Path:
+    (folder / name).mkdir(parents=True)
+    (folder / name / ".metadata").touch()
+    (folder / LATEST).write_text(said)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "said"), [("release", "release"), ("iter_0000040", "40\n")])
+def test_of_a_folder_of_megatron_the_weights_are_taken(name: str, said: str, tmp_path: Path) -> None:
+    folder = megatron(tmp_path, name, said)
+    assert find_start(folder) == Start(weights=folder / name)
+    with pytest.raises(CheckpointError, match="--ckpt-step 7"):
+        find_start(folder, 7)
+
+
+def test_a_step_of_a_folder_of_megatron_can_be_named(tmp_path: Path) -> None:
+    folder = megatron(megatron(tmp_path, "iter_0000020", "20"), "iter_0000040", "40")
+    assert find_start(folder, 20).weights == folder / "iter_0000020"
+
+
+def test_weights_of_a_damaged_checkpoint_are_refused_by_the_flags_name(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    whole = tmp_path / "iter_0000001"
+    check_whole(whole, "--ref-load")
+    check_whole(whole / "model", "--ref-load")  # a folder of something else is not ours to check
+    damage(whole, "one bit")
+    with pytest.raises(CheckpointError, match=r"--ref-load .*iter_0000001 is damaged: model/weights changed"):
+        check_whole(whole, "--ref-load")
+    with pytest.raises(CheckpointError, match=r"folder of checkpoints; name one of them: --ref-load .*iter_0000002"):
+        check_whole(tmp_path, "--ref-load")
 
 
 SAVER = """

@@ -104,9 +104,9 @@ def _to_megatron(flags: ConvertFlags, source: Path, folder: Path) -> None:
 
 
 def _to_hf(flags: ConvertFlags, source: Path, folder: Path) -> None:
+    from slimrl.config.megatron_folder import TRACKER
     from slimrl.megatron.checkpoint import model_folder, save_hf_checkpoint
     from slimrl.megatron.convert.megatron_folder import read_megatron
-    from slimrl.megatron.dist_files import TRACKER
 
     source = model_folder(source)
     like = flags.hf_checkpoint or source

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from slimrl.cli.eval_job import Job, device_of, prepare
+from slimrl.config import ClusterConfig
 from slimrl.config.engines import num_embedded_engines, threads_per_engine
+from slimrl.config.megatron_folder import tensors_folder
 from slimrl.config.plan import num_cores
 from slimrl.config.toml import to_toml
 from slimrl.engines.process import EngineSettings
@@ -33,20 +38,45 @@ def main(argv: Sequence[str]) -> int:
     if addresses:
         metrics = asyncio.run(_run(job, sets, [f"http://{address}" for address in addresses]))
     else:
-        with EngineProcesses(_engine(job), num_embedded_engines(job.config), job.run.logs) as engines:
+        with (
+            _model(job) as folder,
+            EngineProcesses(_engine(job, folder), num_embedded_engines(job.config), job.run.logs) as engines,
+        ):
             metrics = asyncio.run(_run(job, sets, engines.start()))
     _print(job, metrics)
     return 0
 
 
-def _engine(job: Job) -> EngineSettings:
+@contextmanager
+def _model(job: Job) -> Iterator[Path]:
+    """The folder that the engines load; where the weights are in another form it is made, and removed at the end."""
+    found = job.settings.hf_checkpoint
+    if job.made_of is None and tensors_folder(found) is None:
+        yield found
+        return
+    import torch
+
+    from slimrl.megatron.hf_export import write_as_hf
+
+    with tempfile.TemporaryDirectory(prefix=".model-", dir=job.run.path) as made:
+        write_as_hf(found, Path(made), made_of=job.made_of, dtype=getattr(torch, _dtype(job.config.cluster)))
+        yield Path(made)
+
+
+def _dtype(cluster: ClusterConfig) -> Literal["float32", "bfloat16"]:
+    if cluster.dtype != "auto":
+        return cluster.dtype
+    return "float32" if device_of(cluster) == "cpu" else "bfloat16"
+
+
+def _engine(job: Job, model: Path) -> EngineSettings:
     """As in training: the same device, number format and seeds give the same responses."""
     cluster = job.config.cluster
     device = device_of(cluster)
     return EngineSettings(
-        model_path=job.settings.hf_checkpoint,
+        model_path=model,
         device=device,
-        dtype=cluster.dtype if cluster.dtype != "auto" else "float32" if device == "cpu" else "bfloat16",
+        dtype=_dtype(cluster),
         num_threads=threads_per_engine(cluster.num_threads or num_cores(), num_embedded_engines(job.config)),
         max_running_requests=job.config.sglang.sglang_max_running_requests,
         deterministic=cluster.deterministic,

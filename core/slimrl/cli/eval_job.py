@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,8 @@ TRAINING_SETTINGS: Final = frozenset(
 )
 MODEL: Final = "model"
 """Where a checkpoint of slimrl holds the Hugging Face checkpoint."""
+ADAPTER: Final = "adapter"
+"""Where it holds the adapters in its place."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Job:
     origins: Origins
     plugins: PluginSet
     settings: RolloutSettings
+    made_of: Path | None
+    """Adapters that are merged into the model's weights, or Megatron's weights in their place."""
     step: int
     """Steps that the weights have seen, as far as the checkpoint says."""
     run: RunDir
@@ -86,7 +91,7 @@ def prepare(argv: Sequence[str]) -> Job:
     *plugin_options, own = parsed.plugin_options
     assert isinstance(own, EvalCommandOptions)
     problems = [*_training_flags(parsed.origins)]
-    step, model = _find_model(parsed.config, parsed.origins, problems)
+    step, model, made_of = _find_model(parsed.config, parsed.origins, problems)
     config = _without_training(parsed.config, model)
     problems += [*check_evaluation(config), *check_device(config, device_of(config.cluster))]
     problems += _hooks(config)
@@ -111,7 +116,7 @@ def prepare(argv: Sequence[str]) -> Job:
     assert plugins is not None, "a check that failed has named its problem"
     is_loaded = model != parsed.config.ckpt.hf_checkpoint
     origins = {**parsed.origins, "hf_checkpoint": parsed.origins["load" if is_loaded else "hf_checkpoint"]}
-    return Job(config, origins, plugins, _settings(config, datasets), step, run, "json" in parsed.switches)
+    return Job(config, origins, plugins, _settings(config, datasets), made_of, step, run, "json" in parsed.switches)
 
 
 def _training_flags(origins: Origins) -> Iterator[str]:
@@ -123,13 +128,14 @@ def _training_flags(origins: Origins) -> Iterator[str]:
             yield f"--{name.replace('_', '-')} has no effect in slimrl eval, which does not train"
 
 
-def _find_model(config: Config, origins: Origins, problems: list[str]) -> tuple[int, Path | None]:
-    """The steps that the weights have seen and their folder: the newest checkpoint of --load, else --hf-checkpoint."""
+def _find_model(config: Config, origins: Origins, problems: list[str]) -> tuple[int, Path | None, Path | None]:
+    """The steps that the weights have seen, the model's folder, and what its weights are made of besides.
+
+    The folder is the newest checkpoint of --load, else --hf-checkpoint.
+    """
     load, hf_checkpoint, is_told = config.ckpt.load, config.ckpt.hf_checkpoint, origins.get("load") == "flag"
     if load is None or (origins.get("hf_checkpoint") == "flag" and not is_told):
-        return 0, hf_checkpoint
-    if is_told and origins.get("hf_checkpoint") == "flag":
-        problems.append("--load and --hf-checkpoint both name the model to evaluate; leave one out")
+        return 0, hf_checkpoint, None
     if config.sglang.rollout_external_engine_addrs and is_told:
         problems.append(
             f"--load {load} has no effect on an engine that --rollout-external-engine-addrs names, which has its "
@@ -138,23 +144,45 @@ def _find_model(config: Config, origins: Origins, problems: list[str]) -> tuple[
     folder = load / "checkpoints" if (load / "checkpoints").is_dir() else load
     try:
         start = find_start(folder, config.ckpt.ckpt_step, resume=False)
+        for reason in start.passed_over:
+            sys.stderr.write(f"warning: {reason}; evaluating {start.checkpoint}\n")
+        named = hf_checkpoint if origins.get("hf_checkpoint") == "flag" else None
+        if start.checkpoint is not None and (start.checkpoint / ADAPTER).is_dir():
+            adapter = start.checkpoint / ADAPTER
+            return start.step, named or _base_of(adapter), adapter
+        if start.weights is not None:
+            return 0, named or _described(folder), start.weights
     except CheckpointError as error:
         problems.append(str(error))
-        return 0, None
-    for reason in start.passed_over:
-        sys.stderr.write(f"warning: {reason}; evaluating {start.checkpoint}\n")
-    if start.checkpoint is not None and not (start.checkpoint / MODEL).is_dir():
-        problems.append(
-            f"--load {load}: {start.checkpoint} holds adapters alone; merge them into the model with PEFT's "
-            "merge_and_unload and give the folder with --hf-checkpoint"
-        )
-        return 0, None
+        return 0, None, None
+    if is_told and named is not None:
+        problems.append("--load and --hf-checkpoint both name the model to evaluate; leave one out")
     if start.checkpoint is not None:
-        return start.step, start.checkpoint / MODEL
+        return start.step, start.checkpoint / MODEL, None
     if is_told:
         problems.append(f"--load {load} holds no checkpoint of slimrl; a Hugging Face folder is for --hf-checkpoint")
-        return 0, None
-    return 0, hf_checkpoint  # as in training: nothing was saved yet
+        return 0, None, None
+    return 0, hf_checkpoint, None  # as in training: nothing was saved yet
+
+
+def _base_of(adapter: Path) -> Path:
+    """The folder of the model that an adapter was trained on; raises CheckpointError when it is not there."""
+    said = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    base = Path(said["base_model_name_or_path"])
+    if not base.is_dir():
+        raise CheckpointError(
+            f"{adapter} was trained on {base}, which is not there; name the model with --hf-checkpoint"
+        )
+    return base / MODEL if (base / "trainer.json").is_file() else base
+
+
+def _described(folder: Path) -> Path:
+    """A folder of Megatron's with config and tokenizer; raises CheckpointError where it has none."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"--load {folder} is of Megatron and has no config.json; give the model's folder with --hf-checkpoint too"
+        )
+    return folder
 
 
 def _without_training(config: Config, model: Path | None) -> Config:

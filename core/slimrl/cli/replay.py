@@ -342,7 +342,7 @@ def _starts(job: Job) -> dict[int, Path | None]:
     for event in _events(job.run, "start"):
         checkpoint = event.get("checkpoint")
         if checkpoint is None:
-            starts[int(event["step"])] = None
+            starts[int(event["step"])] = Path(event["weights"]) if event.get("weights") else None
         elif (Path(checkpoint) / COMPLETE).is_file():
             starts[int(event["step"])] = Path(checkpoint)
     saved = [Path(event["folder"]) / f"iter_{event['step']:07d}" for event in _events(job.run, "checkpoint")]

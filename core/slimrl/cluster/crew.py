@@ -37,6 +37,8 @@ class CrewSettings:
     plugins: PluginPass
     run: Path
     checkpoint: Path | None
+    weights: Path | None
+    """Without a checkpoint: where the trainer's first weights are, if not where the model is."""
     start: int
 
 
@@ -72,7 +74,9 @@ class Crew:
         self._wait(
             [
                 self._manager.connect.remote(urls, care, s.checkpoint),
-                self._trainer.connect.remote(urls, bool(s.external_engines), s.run / "weights", s.checkpoint, s.start),
+                self._trainer.connect.remote(
+                    urls, bool(s.external_engines), s.run / "weights", s.checkpoint or s.weights, s.start
+                ),
             ]
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slimrl.config.ckpt import CkptConfig
+from slimrl.config.megatron_folder import tensors_folder
 from slimrl.config.trained import ALL_PARAMETERS, TrainedConfig
 
 WRITTEN = ("config.json", "adapter_config.json")
@@ -20,6 +21,16 @@ def check_checkpoints(ckpt: CkptConfig, trained: TrainedConfig = ALL_PARAMETERS)
         yield (
             f"--max-checkpoints-to-keep {ckpt.max_checkpoints_to_keep} has no effect without --save or --save-interval: "
             "there is one checkpoint at most"
+        )
+    if ckpt.hf_checkpoint is not None and tensors_folder(ckpt.hf_checkpoint) is not None:
+        yield (
+            f"--hf-checkpoint {ckpt.hf_checkpoint} has its weights in Megatron's format, which engines do not load; give "
+            "the Hugging Face checkpoint, or one that `slimrl convert --to hf` makes, and these weights with --load"
+        )
+    if ckpt.save is not None and tensors_folder(ckpt.save) is not None:
+        yield (
+            f"--save {ckpt.save} holds checkpoints of Megatron, which one of slimrl could replace; name another folder, "
+            f"and begin with their weights with --load {ckpt.save}"
         )
     if ckpt.ckpt_step is not None and ckpt.load is None:
         yield f"--ckpt-step {ckpt.ckpt_step} has no effect without --load, the folder that holds the checkpoint"

@@ -14,11 +14,11 @@ class CkptConfig:
     hf_checkpoint: Path | None = None
     """Hugging Face checkpoint folder: tokenizer, model shape and, where nothing else is loaded, the weights. Required."""
     ref_load: Path | None = None
-    """Reference model (HF folder or a checkpoint of slimrl) for the KL loss, and the first weights where --load holds no checkpoint. Default: --hf-checkpoint."""
+    """Reference model (HF folder, a checkpoint of slimrl or of Megatron) for the KL loss, and the first weights where --load holds no checkpoint. Default: --hf-checkpoint."""
     critic_load: Path | None = None
-    """First weights of the critic (HF folder, or a checkpoint of slimrl: its critic's if it has one). Default: those that the policy starts from."""
+    """First weights of the critic (HF folder, or a checkpoint of slimrl: its critic's if it has one, or of Megatron). Default: those that the policy starts from."""
     load: Path | None = None
-    """Folder of checkpoints to resume from; usually the same as --save. Where it holds none, training starts from --ref-load or --hf-checkpoint."""
+    """Folder of checkpoints to resume from; usually the same as --save. Of a folder of Megatron (or slime) the weights alone are taken. Where it holds none, training starts from --ref-load or --hf-checkpoint."""
     save: Path | None = None
     """Folder that checkpoints are written to. Default: checkpoints/ in the run folder."""
     save_interval: int | None = None

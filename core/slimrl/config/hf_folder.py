@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slimrl.config.megatron_folder import tensors_folder
 from slimrl.config.trained import ALL_LINEAR
 from slimrl.errors import CheckpointError
 
@@ -27,7 +28,7 @@ class HfFolder:
     config: dict[str, Any]
     """config.json as it is: JSON values."""
     weights: tuple[Path, ...]
-    """The safetensors files, each parameter in one of them."""
+    """The safetensors files, each parameter in one of them; none where they are in Megatron's format."""
 
     @property
     def max_positions(self) -> int | None:
@@ -91,7 +92,7 @@ def open_hf_folder(path: Path, flag: str) -> HfFolder:
     if not any((path / name).exists() for name in TOKENIZER_FILES):
         raise CheckpointError(f"{flag} {path} has no tokenizer; expected {TOKENIZER_FILES[0]} or the like beside it")
     weights = _weight_files(path)
-    if not weights:
+    if not weights and tensors_folder(path) is None:
         raise CheckpointError(f"{flag} {path} has no weights; expected *.safetensors files")
     return HfFolder(path, config, weights)
 

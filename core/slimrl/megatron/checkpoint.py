@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimrl.config.megatron_folder import tensors_folder
 from slimrl.errors import CheckpointError
-from slimrl.megatron.dist_files import tensors_folder
 from slimrl.megatron.tensor_files import write_tensors, write_weights
 
 MODEL = "model"
@@ -147,7 +147,7 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """trainer.json; raises CheckpointError when it is damaged or of another format."""
-    state = _read_json(folder / TRAINER)
+    state = read_json(folder / TRAINER)
     if state.get("format") != FORMAT:
         raise CheckpointError(
             f"checkpoint {folder} has format {state.get('format')!r}, this version reads {FORMAT}; "
@@ -158,10 +158,11 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a Hugging Face checkpoint; raises CheckpointError when there is none."""
-    return _read_json(folder / "config.json")
+    return read_json(folder / "config.json")
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """An object of a JSON file; raises CheckpointError when it is not there or not one."""
     try:
         content = json.loads(file.read_text())
     except FileNotFoundError as e:

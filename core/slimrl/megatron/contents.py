@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from slimrl.config.megatron_folder import RELEASE, TRACKER
 from slimrl.megatron import checkpoint as files
-from slimrl.megatron.dist_files import RELEASE, TRACKER, write_pieces
+from slimrl.megatron.dist_files import write_pieces
 from slimrl.megatron.parallel import Parallel
 from slimrl.megatron.pieces import Piece, object_keys, weight_pieces
 from slimrl.megatron.tensor_files import use_up

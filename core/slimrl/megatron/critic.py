@@ -13,12 +13,12 @@ from torch import Tensor
 from slimrl.algorithms.value_loss import clipped_value_loss, explained_variance
 from slimrl.config.ckpt import CkptConfig
 from slimrl.config.layout import Recompute
+from slimrl.config.megatron_folder import tensors_folder
 from slimrl.config.optimizer import OptimizerConfig
 from slimrl.megatron import checkpoint as files
 from slimrl.megatron.contents import About, Contents, contents_of
 from slimrl.megatron.convert.megatron_folder import open_megatron
 from slimrl.megatron.convert.value_head import VALUE_HEAD, ValueReader
-from slimrl.megatron.dist_files import tensors_folder
 from slimrl.megatron.metrics import check_finite, summarise
 from slimrl.megatron.micro_batch import Pack
 from slimrl.megatron.model import PackedGpt, build_chunks

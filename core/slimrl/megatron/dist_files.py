@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimrl.config.megatron_folder import METADATA
 from slimrl.errors import CheckpointError
 from slimrl.megatron.pieces import Piece, num_elements
 
-METADATA = ".metadata"
-TRACKER, RELEASE = "latest_checkpointed_iteration.txt", "release"
 _TORCH, _PLANS = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.planner"
 _DTYPES = [str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)]
 _OLD_TORCH = "torch.distributed._shard.sharded_tensor.metadata"
@@ -44,35 +43,19 @@ _KNOWN = frozenset(
 _MEGATRONS = ("megatron.core.dist_checkpointing.strategies.torch", "MCoreMetadata")
 
 
-def tensors_folder(folder: Path) -> Path | None:
-    """Where the tensors of a distributed checkpoint are: in what its tracker file names, or in the folder itself.
-
-    None: it is none.
-    """
-    tracker = folder / TRACKER
-    if tracker.is_file():
-        said = tracker.read_text().strip()
-        folder = folder / (RELEASE if said == RELEASE else f"iter_{int(said):07d}" if said.isdigit() else said)
-    return folder if (folder / METADATA).is_file() else None
-
-
 def write_pieces(folder: Path, pieces: Sequence[Piece], group: Any, objects: Sequence[str] = ()) -> None:
     """Write what only this process has of some tensors; all processes of the group must do so at once.
 
     `objects`: keys under which nothing is stored. Raises CheckpointError when a process cannot write.
     """
-    from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     own = [piece for piece in pieces if piece.is_only]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        checkpoint.save(
-            {},
-            storage_writer=checkpoint.FileSystemWriter(folder),
-            planner=_planner(own, objects),
-            process_group=group,
-        )
+        save({}, storage_writer=FileSystemWriter(folder), planner=_planner(own, objects), process_group=group)
     except CheckpointException as error:
         reasons = "; ".join(f"process {rank}: {failure}" for rank, (failure, _) in error.failures.items())
         raise CheckpointError(f"{folder} could not be written: {reasons}") from error

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from slimrl.config.megatron_folder import tensors_folder
 from slimrl.errors import CheckpointError
 from slimrl.megatron.checkpoint import model_folder
 from slimrl.megatron.convert.family import rules_for
@@ -17,7 +18,7 @@ from slimrl.megatron.convert.megatron_folder import fill_model, open_megatron
 from slimrl.megatron.convert.place import join_shares, local_name, local_rules, num_shares, take_share
 from slimrl.megatron.convert.rule import Rule
 from slimrl.megatron.convert.weights import load_weights
-from slimrl.megatron.dist_files import StoredPieces, tensors_folder
+from slimrl.megatron.dist_files import StoredPieces
 from slimrl.megatron.lora import adapters_of
 from slimrl.megatron.model import PackedGpt, place_of
 from slimrl.megatron.parallel import Parallel

@@ -10,7 +10,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from slimrl.checkpoints import new_checkpoint
 from slimrl.cli.eval import is_told
 from slimrl.cli.eval_job import TRAINING_CATEGORIES, TRAINING_SETTINGS
 from slimrl.config.settings import categories, settings
@@ -222,6 +225,81 @@ def test_a_mistake_is_named(
     assert outcome.code == 2
     assert error in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+def save_checkpoint(folder: Path, name: str, content: Path) -> None:
+    with new_checkpoint(folder, 7, folder) as scratch:
+        shutil.copytree(content, scratch / name)
+        (scratch / "trainer.json").write_text('{"format": 1}')
+
+
+def make_adapter(base: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """A PEFT folder that changes two layers, and what the base's weights become."""
+    weights = load_file(base / "model.safetensors")
+    adapter: dict[str, torch.Tensor] = {}
+    for module in ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"):
+        rows, columns = weights[f"{module}.weight"].shape
+        a, b = torch.randn(3, columns), torch.randn(rows, 3)
+        adapter |= {f"base_model.model.{module}.lora_{part}.weight": m for part, m in (("A", a), ("B", b))}
+        weights[f"{module}.weight"] += 2.0 * (b @ a)
+    folder.mkdir()
+    save_file(adapter, folder / "adapter_model.safetensors")
+    said = {"r": 3, "lora_alpha": 6, "base_model_name_or_path": str(base)}
+    (folder / "adapter_config.json").write_text(json.dumps(said))
+    return weights
+
+
+def responses(folder: Path, step: int) -> list[object]:
+    return [row["tokens"] for row in pq.read_table(folder / "eval" / "digits" / f"{step:06d}.parquet").to_pylist()]
+
+
+def test_adapters_are_merged_into_their_model(
+    flags: dict[str, object], slimrl: Run, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    torch.manual_seed(0)
+    weights = make_adapter(tiny_checkpoint, tmp_path / "adapter")
+    save_checkpoint(tmp_path / "saved", "adapter", tmp_path / "adapter")
+    whole = shutil.copytree(tiny_checkpoint, tmp_path / "whole")
+    save_file(weights, whole / "model.safetensors", {"format": "pt"})
+    greedy = (*DIGITS, "--eval-temperature", "0", "--n-samples-per-eval-prompt", "1")
+    del flags["--n-samples-per-eval-prompt"]
+    outcome = slimrl(*words(flags, *greedy, "--load", "saved", without=("--hf-checkpoint",)))
+    assert outcome.code == 0, outcome.stderr
+    assert slimrl(*words({**flags, "--hf-checkpoint": whole, "--output": "expected"}, *greedy)).code == 0
+    assert slimrl(*words({**flags, "--output": "base"}, *greedy)).code == 0
+    found = responses(tmp_path / "out", 7)
+    assert found == responses(tmp_path / "expected", 0)
+    assert found != responses(tmp_path / "base", 0)
+    assert not list((tmp_path / "out").glob(".model-*"))
+
+    said = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({**said, "base_model_name_or_path": "gone"}))
+    save_checkpoint(tmp_path / "moved", "adapter", tmp_path / "adapter")
+    refused = slimrl(*words(flags, *greedy, "--load", "moved", without=("--hf-checkpoint",)))
+    assert "was trained on gone, which is not there; name the model with --hf-checkpoint" in refused.stderr
+    again = {**flags, "--hf-checkpoint": tiny_checkpoint, "--output": "again"}
+    assert slimrl(*words(again, *greedy, "--load", "moved")).code == 0
+    assert responses(tmp_path / "again", 7) == found
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "megatron", "megatron without config"])
+def test_weights_in_megatrons_format_are_evaluated(
+    kind: str, flags: dict[str, object], slimrl: Run, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    assert slimrl("convert", "--to", "megatron", "--input", tiny_checkpoint, "--output", "megatron").code == 0
+    if kind == "checkpoint":
+        save_checkpoint(tmp_path / "saved", "model", tmp_path / "megatron")
+    load = ("--load", "saved" if kind == "checkpoint" else "megatron")
+    if kind == "megatron without config":
+        (tmp_path / "megatron" / "config.json").unlink()
+        refused = slimrl(*words(flags, *DIGITS, *load, without=("--hf-checkpoint",)))
+        assert "--load megatron is of Megatron and has no config.json; give the model's folder" in refused.stderr
+        outcome = slimrl(*words(flags, *DIGITS, *load))
+    else:
+        outcome = slimrl(*words(flags, *DIGITS, *load, without=("--hf-checkpoint",)))
+    assert outcome.code == 0, outcome.stderr
+    assert slimrl(*words({**flags, "--output": "expected"}, *DIGITS)).code == 0
+    assert responses(tmp_path / "out", 7 if kind == "checkpoint" else 0) == responses(tmp_path / "expected", 0)
 
 
 def test_a_folder_of_a_training_run_or_of_this_evaluation_is_not_written_to(

@@ -26,6 +26,16 @@ def test_a_flag_without_effect_is_named(ckpt: CkptConfig, problem: str) -> None:
     assert problem in said
 
 
+def test_a_folder_of_megatron_is_not_written_to_nor_given_to_engines(tmp_path: Path) -> None:
+    (tmp_path / "release").mkdir()
+    (tmp_path / "release" / ".metadata").touch()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("release")
+    (said,) = check_checkpoints(CkptConfig(save=tmp_path))
+    assert f"--save {tmp_path} holds checkpoints of Megatron" in said
+    (said,) = check_checkpoints(CkptConfig(hf_checkpoint=tmp_path))
+    assert f"--hf-checkpoint {tmp_path} has its weights in Megatron's format" in said
+
+
 def test_adapters_are_not_saved_in_pieces() -> None:
     (said,) = check_checkpoints(CkptConfig(ckpt_format="torch_dist"), TrainedConfig(lora_rank=4))
     assert "--ckpt-format torch_dist has no effect with --lora-rank" in said

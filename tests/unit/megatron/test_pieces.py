@@ -195,7 +195,13 @@ def test_another_run_begins_with_its_weights(
     expected = weights_of(trainer)
     start = folder if kind == "ours" else folder / "model"
     ckpt = CkptConfig(hf_checkpoint=checkpoints["llama-tied"], ref_load=start)
-    assert_same(weights_of(make_trainer(checkpoints["llama-tied"], ckpt=ckpt)), expected)
+    other = make_trainer(checkpoints["llama-tied"], ckpt=ckpt)
+    assert_same(weights_of(other), expected)
+    if kind == "megatron":
+        plain = make_trainer(checkpoints["llama-tied"])
+        plain.load(start)
+        assert_same(weights_of(plain), expected)
+        assert plain._num_updates == 0
 
 
 def test_another_model_is_refused(

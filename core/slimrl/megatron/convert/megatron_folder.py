@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import ProcessException, spawn
 
+from slimrl.config.megatron_folder import METADATA, RELEASE, TRACKER, tensors_folder
 from slimrl.errors import CheckpointError
 from slimrl.megatron.compat import prepare_distributed_checkpoints, prepare_megatron, without_megatron_warnings
 from slimrl.megatron.convert.weights import check_names, export_weights, load_weights
-from slimrl.megatron.dist_files import METADATA, RELEASE, TRACKER, StoredPieces, tensors_folder
+from slimrl.megatron.dist_files import StoredPieces
 from slimrl.megatron.parallel import init_parallel
 from slimrl.megatron.pieces import weight_pieces
 from slimrl.megatron.shape import ModelShape
