@@ -64,11 +64,14 @@ def test_log_probs_follow_the_temperature_but_not_top_p_and_top_k(engine, tokeni
     assert log_probs_of(reply) == pytest.approx(expected, abs=LOG_PROB_TOLERANCE)
 
 
-def test_no_new_tokens_and_a_start_of_zero_score_the_prompt(engine, tokenizer, logits_of) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_no_new_tokens_and_a_start_of_zero_score_the_prompt_at_temperature_one(
+    engine, tokenizer, logits_of, temperature
+) -> None:
     ids = tokenizer(TEXT).input_ids
     reply = engine.generate(
         input_ids=ids,
-        sampling_params={"max_new_tokens": 0, "temperature": 1.0},
+        sampling_params={"max_new_tokens": 0, "temperature": temperature},
         return_logprob=True,
         logprob_start_len=0,
     )
@@ -77,6 +80,16 @@ def test_no_new_tokens_and_a_start_of_zero_score_the_prompt(engine, tokenizer, l
     assert entries[0][0] is None
     expected = reference_log_probs(logits_of, ids[:1], ids[1:])
     assert [entry[0] for entry in entries[1:]] == pytest.approx(expected, abs=LOG_PROB_TOLERANCE)
+
+
+def test_the_client_asks_for_the_log_probs_of_given_tokens(engine, tokenizer, logits_of) -> None:
+    ids = tokenizer(TEXT).input_ids
+
+    async def ask() -> list[float]:
+        async with HttpEngineClient(engine.url) as client:
+            return await client.log_probs(ids)
+
+    assert asyncio.run(ask()) == pytest.approx(reference_log_probs(logits_of, ids[:1], ids[1:]), abs=LOG_PROB_TOLERANCE)
 
 
 def test_the_likeliest_alternatives_come_in_order(engine) -> None:
