@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slimrl.algorithms.balance import plan_ranks
-from slimrl.algorithms.packing import plan_micro_batches, split_rollouts
+from slimrl.algorithms.packing import split_rollouts
 from slimrl.algorithms.reduction import token_weights
 from slimrl.config.grpo import GrpoConfig
 from slimrl.config.perf import PerfConfig
@@ -26,8 +25,9 @@ from slimrl.megatron.generations import Generations
 from slimrl.megatron.known import Known
 from slimrl.megatron.loss import StepLoss, sft_step_loss
 from slimrl.megatron.metrics import check_finite, step_metrics, summarise
-from slimrl.megatron.micro_batch import MicroBatch, Pack, TokenArrays, TrainedSample, build_pack, trained_samples
+from slimrl.megatron.micro_batch import MicroBatch, Pack, TokenArrays, TrainedSample, trained_samples
 from slimrl.megatron.optimizer import ModelOptimizer
+from slimrl.megatron.packer import Packer
 from slimrl.megatron.parallel import Parallel
 from slimrl.megatron.passes import Loss, Passes, log_prob_reader
 from slimrl.megatron.shape import ModelShape
@@ -36,7 +36,6 @@ from slimrl.megatron.timing import Timer
 from slimrl.traits import AdvantageTraits
 from slimrl.types import TrainBatch
 
-MAX_TOKENS = 8192
 NO_FUNCTIONS = TrainFunctions()
 
 
@@ -75,7 +74,7 @@ class RolloutSteps:
         self._shape = shape
         self._parallel = parallel
         self._grpo = grpo
-        self._perf = perf
+        self._packer = Packer(shape, parallel, perf, device)
         self._rollouts_per_step = rollouts_per_step
         self._device = device
         self._critic = critic
@@ -171,7 +170,7 @@ class RolloutSteps:
                 for i in members.tolist()
                 if len(samples[i].targets) and (self._every_sample or advantages[samples[i].places].any())
             ]
-            packs = self._packs(batch, samples, computed, *_limits(self._perf))
+            packs = self._packer.for_training(samples, batch.group_ids, computed)
             num_tokens = sum(len(samples[i].targets) for i in members.tolist())
             num_rollouts = len(np.unique(batch.rollout_ids[members]))
             whole = num_tokens if self._grpo.calculate_per_token_loss else num_rollouts
@@ -186,52 +185,13 @@ class RolloutSteps:
         except ValueError as e:
             raise TrainError(f"step {batch.step}: {e}") from e
 
-    def _packs(
-        self,
-        batch: TrainBatch,
-        samples: Sequence[TrainedSample],
-        computed: Sequence[int],
-        max_samples: int | None,
-        max_tokens: int | None,
-    ) -> list[Pack]:
-        lengths, groups = [len(samples[i].inputs) for i in computed], batch.group_ids[list(computed)].tolist()
-        layout = self._parallel.layout
-        # each of the processes that share a micro-batch has its part of the tokens
-        tokens = None if max_tokens is None else max_tokens * layout.context_size
-        if layout.data_size == layout.chunks_per_stage == 1:
-            plan = plan_micro_batches(lengths, groups, max_samples=max_samples, max_tokens=tokens)
-        else:
-            plan = plan_ranks(
-                lengths,
-                groups,
-                num_ranks=layout.data_size,
-                multiple=layout.pipeline_size if layout.chunks_per_stage > 1 else 1,
-                max_samples=max_samples,
-                max_tokens=tokens,
-                balance=self._perf.balance_data,
-                costs=self._costs(lengths) if self._perf.balance_by_flops else None,
-            ).micro_batches[self._parallel.data_rank]
-        return [
-            build_pack(
-                [samples[computed[place]] for place in places],
-                self._parallel,
-                share_prefixes=self._perf.share_prefixes,
-                device=self._device,
-            )
-            for places in plan
-        ]
-
-    def _costs(self, lengths: Sequence[int]) -> list[float]:
-        """Operations of each sample's forward pass."""
-        return [forward_flops(self._shape, [length], num_outputs=length) for length in lengths]
-
     def _known(self, batch: TrainBatch, timer: Timer) -> Known:
         """What advantages are made of: values; log-probs where the KL divergence or a teacher has a part in them."""
         known, grpo = Known(), self._grpo
         if not grpo.kl_coef and self._critic is None and self._distillation is None:
             return known
         samples = trained_samples(batch)
-        packs = self._packs(batch, samples, _trained(samples, range(len(batch))), *_log_prob_limits(self._perf))
+        packs = self._packer.for_log_probs(samples, batch.group_ids, _trained(samples, range(len(batch))))
         size = len(batch.log_probs)
         takes_engines = self._distillation is None or self._distillation.takes_engines
         with timer("perf/train_log_probs_s"):
@@ -266,7 +226,7 @@ class RolloutSteps:
         assert known.values is not None and advantages.returns is not None, "advantages_of has seen to it"
         samples = trained_samples(batch)
         steps = [
-            self._packs(batch, samples, _trained(samples, members), *_limits(self._perf))
+            self._packer.for_training(samples, batch.group_ids, _trained(samples, members))
             for members in self._members_per_step(batch)
         ]
         weights = self._weights(batch).to(self._device)
@@ -306,14 +266,14 @@ class RolloutSteps:
 
     def _of_own_samples(self, flat: Tensor) -> Tensor:
         """Log-probs of the samples that this process trains: packs of their own may give them to another."""
-        return flat if _log_prob_limits(self._perf) == _limits(self._perf) else self._parallel.add_up(flat)
+        return flat if self._packer.has_one_size else self._parallel.add_up(flat)
 
     def _log_prob_packs(self, batch: TrainBatch, samples: Sequence[TrainedSample], steps: Sequence[Step]) -> list[Pack]:
         """The steps' own packs, or larger ones where passes without gradients may have more tokens."""
-        if _log_prob_limits(self._perf) == _limits(self._perf):
+        if self._packer.has_one_size:
             return [pack for step in steps for pack in step.packs]
         computed = [i for step in steps for i in step.computed]
-        return self._packs(batch, samples, computed, *_log_prob_limits(self._perf))
+        return self._packer.for_log_probs(samples, batch.group_ids, computed)
 
     def _log_probs(self, packs: Sequence[Pack], size: int) -> Tensor:
         """Log-probs of the packs' tokens under the weights as they are: [response tokens], on the last stage."""
@@ -360,20 +320,6 @@ class RolloutSteps:
 
     def _on_device(self, array: NDArray[np.float32]) -> Tensor:
         return torch.tensor(array, dtype=torch.float32, device=self._device)
-
-
-def _limits(perf: PerfConfig) -> tuple[int | None, int | None]:
-    """Samples or tokens per micro-batch, whichever rules."""
-    if perf.micro_batch_size is not None and not perf.use_dynamic_batch_size:
-        return perf.micro_batch_size, None
-    return None, perf.max_tokens_per_gpu or MAX_TOKENS
-
-
-def _log_prob_limits(perf: PerfConfig) -> tuple[int | None, int | None]:
-    """The same of passes that only compute log-probs: without gradients more tokens fit."""
-    if perf.log_probs_max_tokens_per_gpu is not None:
-        return None, perf.log_probs_max_tokens_per_gpu
-    return _limits(perf)
 
 
 def _trained(samples: Sequence[TrainedSample], members: Iterable[int]) -> list[int]:
