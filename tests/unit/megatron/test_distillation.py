@@ -21,6 +21,7 @@ from slimrl.megatron.trainer import MegatronTrainer
 from slimrl.types import Advantages, TrainBatch
 
 from .conftest import given_advantages
+from .test_critic import ppo
 from .test_lora import same, weights_of
 
 Make = Callable[..., MegatronTrainer]
@@ -135,6 +136,21 @@ def test_a_teacher_behind_an_engine_is_one_in_the_trainer_with_the_same_answers(
         assert found.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-3), name
     with pytest.raises(TrainError, match="came without teacher_log_probs"):
         other.train(batch)
+
+
+def test_a_critic_learns_the_returns_of_the_rewards_alone(
+    checkpoints: dict[str, Path], teacher: Path, make_trainer: Make, make_batch: MakeBatch
+) -> None:
+    batch, optimizer = make_batch(), OptimizerConfig(lr=0.0, critic_lr=1e-3)
+    taught = GrpoConfig(use_opd=True, opd_type="megatron", opd_teacher_load=teacher)
+    plain, found = (
+        make_trainer(checkpoints["llama"], grpo=grpo, optimizer=optimizer, advantage=ppo).train(batch)
+        for grpo in (GrpoConfig(), taught)
+    )
+    gap = slow_log_probs(checkpoints["llama"], batch, 1.0) - slow_log_probs(teacher, batch, 1.0)
+    np.testing.assert_allclose(found.advantages, plain.advantages - mean_of_samples(batch, gap), atol=1e-3)
+    for name in ("critic/value_loss", "critic/return_mean", "critic/grad_norm"):
+        assert found.metrics[name] == pytest.approx(plain.metrics[name]), name
 
 
 def test_without_any_reward_the_policy_comes_nearer_to_the_teacher(
