@@ -32,6 +32,7 @@ from slimrl.data.training import scan_evaluation, scan_training
 from slimrl.errors import ConfigError, UsageError
 from slimrl.megatron.layout_rules import training_problems
 from slimrl.megatron.shape import check_model_flags, model_shape
+from slimrl.megatron.trained import count_trained
 from slimrl.registry import Options, PluginReferences, PluginSelection, PluginSet, Registry, load, resolve_all
 from slimrl.registry.rewards import SetReference
 from slimrl.registry.unused_options import unused_options
@@ -118,7 +119,10 @@ def prepare(argv: Sequence[str]) -> Prepared:
         raise ConfigError(problems)
     assert plugins is not None, "a check that failed has named its problem"
     has_critic = advantage_traits_of(plugins.advantage).needs_values
-    plan = make_plan(config, num_prompts=num_prompts, has_critic=has_critic)
+    num_trained = None
+    if model is not None and (config.trained.only_train_params_name_list or config.trained.freeze_params_name_list):
+        num_trained = count_trained(model.config, model.sizes(), config.trained)
+    plan = make_plan(config, num_prompts=num_prompts, has_critic=has_critic, num_trained=num_trained)
     for entry in rows.left_out:
         sys.stderr.write(f"warning: {entry.told()}\n")
     return Prepared(config, plan, plugins, origins, is_dry_run="dry-run" in parsed.switches)

@@ -64,10 +64,13 @@ class HfFolder:
         except (KeyError, TypeError, ValueError):
             return None
 
+    def sizes(self) -> dict[str, int]:
+        """Numbers of each tensor in the weight files; raises CheckpointError for a file that is not one."""
+        return {name: math.prod(entry["shape"]) for file in self.weights for name, entry in _header(file).items()}
+
     def count_parameters(self, *, without: str | None = None) -> int:
         """Numbers in all weight files, but for one tensor's; raises CheckpointError for a file that is not one."""
-        headers = (_header(file) for file in self.weights)
-        return sum(math.prod(entry["shape"]) for header in headers for name, entry in header.items() if name != without)
+        return sum(size for name, size in self.sizes().items() if name != without)
 
     def count_adapter_parameters(self, rank: int, targets: Sequence[str]) -> int:
         """Numbers in low-rank adapters of these linear layers, by their last name, outside of experts."""

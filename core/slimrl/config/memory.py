@@ -32,10 +32,17 @@ class ProcessMemory:
 
 
 def estimate_memory(
-    config: Config, model: HfFolder, *, dtype: str, samples_in_flight: int, has_critic: bool
+    config: Config,
+    model: HfFolder,
+    *,
+    dtype: str,
+    samples_in_flight: int,
+    has_critic: bool,
+    num_trained: int | None = None,
 ) -> tuple[ProcessMemory, ...]:
     """Bytes per process, without activations: they depend on how micro-batches come out.
 
+    `num_trained`: how many of the model's numbers are, where lists of names leave some out.
     The KV cache is that of full-length responses, and of prompts where --rollout-max-prompt-len bounds them.
     """
     num_parameters, size = model.count_parameters(), BYTES[dtype]
@@ -48,8 +55,8 @@ def estimate_memory(
     kept = 4.0 * (moments + (dtype != "float32")) / sharing
     rank = config.trained.lora_rank
     num_adapted = 0 if rank is None else model.count_adapter_parameters(rank, config.trained.lora_target_modules)
-    # what parameter lists leave untrained is not known here: their names are Megatron's
-    num_trained = num_parameters if rank is None else num_adapted
+    if num_trained is None:
+        num_trained = num_parameters if rank is None else num_adapted
     num_critic = model.count_parameters(without=OUTPUT)
     trainer = {
         "weights": part * (num_parameters + num_adapted) * size,

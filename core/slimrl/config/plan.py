@@ -50,10 +50,12 @@ class Plan:
     processes: tuple[ProcessMemory, ...]
 
 
-def make_plan(config: Config, *, num_prompts: int | None, has_critic: bool = False) -> Plan:
+def make_plan(
+    config: Config, *, num_prompts: int | None, has_critic: bool = False, num_trained: int | None = None
+) -> Plan:
     """What a configuration that `check` found no fault with comes to; raises ConfigError for what it cannot.
 
-    `has_critic`: the estimator needs values.
+    `has_critic`: the estimator needs values. `num_trained`: see `estimate_memory`.
     """
     sizes = solve_batch(config.rollout)
     num_rollout = num_rollouts(config, num_prompts or 0)
@@ -89,7 +91,12 @@ def make_plan(config: Config, *, num_prompts: int | None, has_critic: bool = Fal
         num_parameters=model.count_parameters(),
         vocab_size=model.config.get("vocab_size"),
         processes=estimate_memory(
-            config, model, dtype=dtype, samples_in_flight=_in_flight(config), has_critic=has_critic
+            config,
+            model,
+            dtype=dtype,
+            samples_in_flight=_in_flight(config),
+            has_critic=has_critic,
+            num_trained=num_trained,
         ),
     )
     if problems := list(_warm_up(config, plan)):

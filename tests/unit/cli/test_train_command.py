@@ -87,6 +87,14 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(argv: dict[str, object], s
     assert {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts} == before
 
 
+def test_the_plan_of_a_run_with_frozen_parameters_has_no_memory_for_training_them(
+    argv: dict[str, object], slimrl: Run
+) -> None:
+    outcome = slimrl("train", "--dry-run", *words(argv, device="cpu", freeze_params_name_list="decoder"))
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert "weights 0.50, gradients 0.11, optimizer 0.21," in outcome.stdout
+
+
 def test_the_help_of_train_is_light(slimrl: Run) -> None:
     outcome = slimrl("train", "--help")
     assert (outcome.code, outcome.heavy) == (0, [])

@@ -91,6 +91,12 @@ def test_checkpoints_written_beside_the_steps_cost_a_copy_in_the_first_process(m
     ]
 
 
+def test_parameters_that_are_not_trained_have_no_gradient_and_no_optimizer_state(make_config: Make) -> None:
+    plan = make_plan(make_config(cluster=CPU), num_prompts=2, num_trained=100)
+    trainer = next(process.parts for process in plan.processes if process.name == "trainer")
+    assert (trainer["weights"], trainer["gradients"], trainer["optimizer"]) == (4 * PARAMETERS, 400, 800)
+
+
 def test_a_critic_is_a_second_model(make_config: Make) -> None:
     plan = make_plan(make_config(cluster=CPU), num_prompts=2, has_critic=True)
     trainer = next(process.parts for process in plan.processes if process.name == "trainer")
