@@ -89,6 +89,9 @@ CASES: Mapping[int, Mapping[str, Case]] = {
         "tp2 sp, adapters": Case(
             Layout(2, tensor_size=2, is_sequence_parallel=True), trained=ADAPTERS, is_resumed=True
         ),
+        "tp2 sp, adapters of a fused layer and before a norm": Case(
+            Layout(2, tensor_size=2, is_sequence_parallel=True), model="glm4", trained=ADAPTERS, is_resumed=True
+        ),
         "tp2 sp, critic and adapters": Case(
             Layout(2, tensor_size=2, is_sequence_parallel=True), trained=ADAPTERS, has_critic=True, is_resumed=True
         ),
@@ -246,6 +249,8 @@ def save_models(folder: Path) -> None:
     from transformers import (
         DeepseekV3Config,
         DeepseekV3ForCausalLM,
+        Glm4Config,
+        Glm4ForCausalLM,
         Qwen3Config,
         Qwen3ForCausalLM,
         Qwen3MoeConfig,
@@ -283,6 +288,7 @@ def save_models(folder: Path) -> None:
     models = {
         "dense": Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True)),
         "experts": Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts, tie_word_embeddings=False)),
+        "glm4": Glm4ForCausalLM(Glm4Config(**shape, pad_token_id=0, eos_token_id=0)),
         "latent": DeepseekV3ForCausalLM(DeepseekV3Config(**shape | latent)),
     }
     for name, model in models.items():
