@@ -23,7 +23,7 @@ def as_distillation(config: Config, origins: Mapping[str, str]) -> tuple[Config,
     if rollout.custom_rm_path == SLIME_REWARD:
         if grpo.opd_teacher_url is None and rollout.rm_url is not None:
             grpo, rollout = replace(grpo, opd_teacher_url=rollout.rm_url), replace(rollout, rm_url=None)
-            found["opd_teacher_url"] = "derived"
+            found["opd_teacher_url"] = found.get("rm_url", "default")
         rollout = replace(rollout, custom_rm_path=None)
     if rollout.custom_reward_post_process_path == SLIME_POST_PROCESS:
         rollout = replace(rollout, custom_reward_post_process_path=None)

@@ -76,10 +76,10 @@ def test_slimes_functions_of_distillation_are_slimrls_own(make_config: Make) -> 
         custom_reward_post_process_path=SLIME_POST_PROCESS,
         rm_url=f"{URL}/generate",
     )
-    config, origins = as_distillation(said, {})
+    config, origins = as_distillation(said, {"rm_url": "flag"})
     assert check(config) == []
     assert config.grpo.opd_teacher_url is not None
     assert teacher_address(config.grpo.opd_teacher_url) == URL
     assert (config.rollout.custom_rm_path, config.rollout.rm_url) == (None, None)
-    assert origins == {"opd_teacher_url": "derived"}
+    assert origins == {"rm_url": "flag", "opd_teacher_url": "flag"}
     assert as_distillation(config, {}) == (config, {})
