@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from slimrl.config import GrpoConfig, OptimizerConfig, PerfConfig, TrainedConfig
+from slimrl.config import CkptConfig, GrpoConfig, OptimizerConfig, PerfConfig, TrainedConfig
 from slimrl.errors import TrainError
 from slimrl.megatron.advantages import advantages_of
 from slimrl.megatron.distillation import Distillation
@@ -120,6 +120,26 @@ def test_a_teacher_in_the_trainer_says_what_transformers_says(
     expected = np.where(mean_of_samples(batch, np.ones(len(gap))) > 0, batch.rewards, 0.0)
     np.testing.assert_allclose(report.advantages, expected - 0.5 * mean_of_samples(batch, gap), atol=1e-3)
     assert same(weights_of(trainer), before)
+
+
+@pytest.mark.parametrize("ckpt_format", ["safetensors", "torch_dist"])
+def test_a_teacher_may_be_a_checkpoint_of_slimrl(
+    checkpoints: dict[str, Path],
+    teacher: Path,
+    make_trainer: Make,
+    make_batch: MakeBatch,
+    tmp_path: Path,
+    ckpt_format: Any,
+) -> None:
+    saved = CkptConfig(hf_checkpoint=teacher, ckpt_format=ckpt_format)
+    make_trainer(teacher, ckpt=saved).save(tmp_path)
+    divergences = [
+        make_trainer(checkpoints["llama"], grpo=GrpoConfig(use_opd=True, opd_type="megatron", opd_teacher_load=folder))
+        .train(make_batch())
+        .metrics["train/opd_reverse_kl"]
+        for folder in (teacher, tmp_path)
+    ]
+    assert divergences[0] == divergences[1]
 
 
 def test_a_teacher_behind_an_engine_is_one_in_the_trainer_with_the_same_answers(
