@@ -55,11 +55,17 @@ def write_pieces(folder: Path, pieces: Sequence[Piece], group: Any, objects: Seq
     own = [piece for piece in pieces if piece.is_only]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        save({}, storage_writer=FileSystemWriter(folder), planner=_planner(own, objects), process_group=group)
+        index = save({}, storage_writer=FileSystemWriter(folder), planner=_planner(own, objects), process_group=group)
     except CheckpointException as error:
         reasons = "; ".join(f"process {rank}: {failure}" for rank, (failure, _) in error.failures.items())
         raise CheckpointError(f"{folder} could not be written: {reasons}") from error
     if torch.distributed.get_rank(group) == 0:
+        written = {str(place.relative_path) for place in index.storage_data.values()}
+        if lost := sorted(name for name in written if not (folder / name).is_file()):
+            raise CheckpointError(
+                f"{folder / lost[0]} is not there though a process wrote it; the trainer's machines must share the "
+                "folder of checkpoints"
+            )
         said = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
         (folder / "metadata.json").write_text(
             json.dumps({**said, "common_backend": "torch", "common_backend_version": 1})

@@ -89,6 +89,22 @@ def test_what_would_be_written_twice_is_found_before_anything_is_written(tmp_pat
     assert not list(tmp_path.glob("*.distcp"))
 
 
+def test_a_folder_that_the_processes_do_not_share_is_named(
+    tmp_path: Path, group: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    finish = FileSystemWriter.finish
+
+    def lose(writer: Any, **arguments: Any) -> None:
+        finish(writer, **arguments)
+        (tmp_path / "__0_0.distcp").unlink()
+
+    monkeypatch.setattr(FileSystemWriter, "finish", lose)
+    with pytest.raises(CheckpointError, match=r"__0_0.distcp is not there .*must share the folder"):
+        write_pieces(tmp_path, [piece("w", (4,), (0,), torch.arange(4.0))], group)
+
+
 class Trap:
     """A pickle that makes a file when it is opened."""
 
