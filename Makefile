@@ -1,11 +1,12 @@
-# make demo | make test | make lint | make bench | make test-sglang | make test-integrations
+# make demo | make test | make lint | make bench | make bench-trl
+# make test-sglang | make test-integrations | make test-megatron-latest
 # Everything runs in a virtual environment that the first target makes; only Python 3.11+ and pip must be there.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL := smollm2-135m
 
-.PHONY: demo test lint bench test-sglang test-integrations clean
+.PHONY: demo test lint bench bench-trl test-sglang test-integrations test-megatron-latest clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +33,16 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/rewards.py
 	$(BIN)/python benchmarks/rollout_scale.py
 
+# TRL in an environment of its own, with the versions that slimrl has where both need a package.
+.venv-trl/.installed: constraints.txt
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet --upgrade pip
+	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt 'trl>=1.16' pluggy psutil
+	touch $@
+
+bench-trl: $(VENV)/.installed .venv-trl/.installed
+	$(BIN)/python benchmarks/trl_step.py
+
 test-sglang: $(VENV)/.installed
 	tests/sglang/setup.sh .venv-sglang
 	SLIMRL_SGLANG_VENV=.venv-sglang $(BIN)/python -m pytest -m sglang tests/contract
@@ -51,5 +62,16 @@ test-integrations: .venv-integrations/.installed
 	set -e; for folder in $(INTEGRATIONS); do (cd $$folder && $(CURDIR)/.venv-integrations/bin/python -m pytest); done
 	.venv-integrations/bin/python -m pytest -m integration tests/integrations
 
+# The newest Megatron-core; it is built for Python 3.11 too, though its metadata asks for 3.12.
+.venv-megatron/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-megatron
+	.venv-megatron/bin/python -m pip install --quiet --upgrade pip
+	.venv-megatron/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	.venv-megatron/bin/python -m pip install --quiet --no-deps --ignore-requires-python --upgrade 'megatron-core==0.19.*'
+	touch $@
+
+test-megatron-latest: .venv-megatron/.installed
+	.venv-megatron/bin/python -m pytest tests/unit/megatron tests/unit/sync tests/e2e --ignore tests/e2e/test_readme.py
+
 clean:
-	rm -rf $(VENV) .venv-sglang .venv-integrations runs
+	rm -rf $(VENV) .venv-trl .venv-sglang .venv-integrations .venv-megatron runs
