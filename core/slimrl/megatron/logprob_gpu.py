@@ -67,4 +67,3 @@ class GpuLogProbs(torch.autograd.Function):
             return grad_hidden, None, None, None, None, None
         grad_weight.index_add_(0, targets, (hidden[rows] * sparse).to(grad_weight.dtype))
         return grad_hidden, grad_weight if buffer is None else None, None, None, None, None
-
