@@ -176,8 +176,22 @@ def reference_of(function: Callable[..., Any]) -> str:
     if not name or "<" in name or file is None:
         raise PluginError(f"{function!r} cannot be found from another process; name a function at a module's top")
     module = sys.modules.get(function.__module__)
-    is_importable = module is not None and getattr(module, "__spec__", None) is not None and module.__package__
-    return f"{function.__module__}:{name}" if is_importable else f"{file}:{name}"
+    is_in_package = module is not None and module.__spec__ is not None and bool(module.__package__)
+    leads = is_in_package and _leads_to(function.__module__, Path(file))
+    return f"{function.__module__}:{name}" if leads else f"{file}:{name}"
+
+
+def _leads_to(module: str, file: Path) -> bool:
+    """Whether importing a module's name anew finds the file; pytest's importlib mode gives names that nobody finds."""
+    spec, name = None, ""
+    for part in module.split("."):
+        name = f"{name}.{part}" if name else part
+        within = spec and spec.submodule_search_locations
+        found = (finder.find_spec(name, within) for finder in sys.meta_path)
+        spec = next((one for one in found if one is not None), None)
+        if spec is None:
+            return False
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve() == file.resolve()
 
 
 def _checks_of(kind: Kind) -> Sequence[Check[Any]]:  # Any: the plugin

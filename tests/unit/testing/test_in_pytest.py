@@ -40,6 +40,16 @@ def test_an_authors_file_has_one_test_a_check(tmp_path: Path) -> None:
     assert "9 passed" in done.stdout
 
 
+def test_a_function_of_a_test_file_is_checked_where_only_pytest_can_import_the_file(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_mine.py").write_text(
+        PLUGIN + "from slimrl.testing import conformance\ntest_conforms = conformance('dynamic_filter', keep)\n"
+    )
+    command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "--import-mode=importlib"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "9 passed" in done.stdout, done.stdout
+
+
 def test_a_failed_check_says_what_must_hold_and_what_was_seen(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, conformance_of("bad"))
     assert done.returncode == 1
