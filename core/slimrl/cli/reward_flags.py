@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from slimrl.config.check import REMOTE_RM
+from slimrl.config.rm_url import REMOTE_RM
 from slimrl.errors import ConfigError
 from slimrl.registry import RewardTable
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -84,24 +84,9 @@ def eval_datasets(config: EvalConfig, problems: list[str]) -> list[EvalDataset]:
     return [replace(own, reward_key=own.reward_key or config.eval_reward_key) for own in sets]
 
 
-def check_set(dataset: EvalDataset, config: EvalConfig, max_response_len: int | None) -> Iterator[str]:
-    """What of a set's values does not fit together."""
-    if dataset.group_rm is not None and not any(mark in (dataset.reward or "") for mark in ":."):
-        yield (
-            f"evaluation set {dataset.name!r}: 'group_rm' has no effect without a reward of the set's own, named by "
-            "path; what a plugin offers says itself whether it takes groups"
-        )
-    size = dataset.n_samples_per_eval_prompt or config.n_samples_per_eval_prompt
-    for k in dataset.k or ():
-        if not 1 <= k <= size:
-            yield (
-                f"evaluation set {dataset.name!r}: 'k' must be from 1 to the {size} responses per prompt "
-                f"(n_samples_per_eval_prompt); got {k}"
-            )
-    least = config.eval_min_new_tokens if dataset.min_new_tokens is None else dataset.min_new_tokens
-    most = dataset.max_response_len or config.eval_max_response_len or max_response_len
-    if least is not None and most is not None and least > most:
-        yield f"evaluation set {dataset.name!r}: at least {least} new tokens but at most {most} in a response"
+def eval_sets(config: EvalConfig) -> list[tuple[str, Path]]:
+    """The evaluation sets as (name, path); what is wrong with one, which `check` reports, is left out."""
+    return [(dataset.name, dataset.path) for dataset in eval_datasets(config, [])]
 
 
 def read_eval_config(path: Path, problems: list[str]) -> list[EvalDataset]:

@@ -9,7 +9,8 @@ import pytest
 
 from slimrl.config import Config, EvalConfig, RolloutConfig
 from slimrl.config.check import check
-from slimrl.config.eval_sets import EvalDataset, check_set, eval_datasets
+from slimrl.config.eval_rules import check_set
+from slimrl.config.eval_sets import EvalDataset, eval_datasets
 from slimrl.data.prompts import PromptKeys
 
 YAML = """
