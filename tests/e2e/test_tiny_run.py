@@ -163,11 +163,12 @@ def test_checkpoints_written_beside_the_steps_survive_kill_9_and_give_the_same_m
     assert (exported / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("flags", [(), ("--async-save", "--save-interval", "1")], ids=["at once", "beside the steps"])
 def test_ctrl_c_saves_and_says_how_to_go_on_and_all_listened_on_loopback(
-    make_job: Callable[..., object],
+    flags: tuple[str, ...], make_job: Callable[..., object]
 ) -> None:
     job = make_job(num_rollout="500")
-    process = job.start()
+    process = job.start(*flags)
     try:
         wait_for(lambda: len(job.metrics()) >= 2, process)
         assert listening(process.pid) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -177,6 +178,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_all_listened_on_loopback(
         process.kill()
     steps = len(job.metrics())
     said = (job.folder / "stdout").read_text()
+    assert (job.folder / "run" / "checkpoints" / f"iter_{steps:07d}" / "complete.json").is_file()
     assert f"--load {job.folder / 'run' / 'checkpoints'}" in said.replace("\n", "")
     done = job.run("--load", "run/checkpoints", "--num-rollout", str(steps + 1))
     assert done.returncode == 0, done.stdout + done.stderr
