@@ -75,13 +75,16 @@ def main(argv: Sequence[str]) -> int:
             f"start of another run: --ref-load {latest_checkpoint(finished.checkpoints)}\n"
         )
         return EXIT_INTERRUPTED
-    words = ["slimrl", "train", *argv]
-    if prepared.config.ckpt.load is None:  # who said where to load from said it for the resumed run too
-        words += ["--load", str(finished.checkpoints)]
+    words = ["slimrl", "train", *argv, *load_again(prepared.config.ckpt.load, finished.checkpoints)]
     sys.stdout.write(
         f"stopped after step {finished.step}; go on with:\n{shown_command(words, prepared.config.rollout.rm_url)}\n"
     )
     return EXIT_INTERRUPTED
+
+
+def load_again(load: Path | None, checkpoints: Path) -> list[str]:
+    """What is added to a command line to go on with it: of two --load the last counts."""
+    return [] if load is not None and load.resolve() == checkpoints.resolve() else ["--load", str(checkpoints)]
 
 
 def prepare(argv: Sequence[str]) -> Prepared:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from slimrl.cli.train import load_again
 from slimrl.hub import fetch
 
 Run = Callable[..., Any]
@@ -93,6 +94,14 @@ def test_the_plan_of_a_run_with_frozen_parameters_has_no_memory_for_training_the
     outcome = slimrl("train", "--dry-run", *words(argv, device="cpu", freeze_params_name_list="decoder"))
     assert (outcome.code, outcome.stderr) == (0, "")
     assert "weights 0.50, gradients 0.11, optimizer 0.21," in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("load", "added"),
+    [(None, ["--load", "saved"]), ("saved", []), ("./saved", []), ("of_megatron", ["--load", "saved"])],
+)
+def test_a_stopped_run_goes_on_from_where_it_saved(load: str | None, added: list[str]) -> None:
+    assert load_again(None if load is None else Path(load), Path("saved")) == added
 
 
 def test_the_help_of_train_is_light(slimrl: Run) -> None:
