@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
 from slimrl.cli.main import main
 
@@ -56,3 +58,24 @@ def test_a_replay_agrees_with_the_run_and_finds_what_was_changed(
     assert (code, changed) == (1, [])
     assert {"batch metrics", "rewards", "advantages"} <= names_
     assert differing("--step", "0") == (0, set(), [])
+
+
+def test_a_run_that_began_with_weights_of_megatron_is_replayed_with_its_checkpoints_in_pieces(
+    make_job: Callable[..., Any],
+) -> None:
+    job = make_job(num_rollout="2", save_interval="1", save="saved", load="megatron", ckpt_format="torch_dist")
+    other = shutil.copytree(job.checkpoint, job.folder / "other")
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: 1.5 * tensor for name, tensor in tensors.items()}, other / "model.safetensors", {"format": "pt"})
+    python = job.command()[0]
+    words = [python, "-m", "slimrl", "convert", "--to", "megatron", "--input", "other", "--output", "megatron"]
+    assert subprocess.run(words, cwd=job.folder, capture_output=True).returncode == 0
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "megatron/release is of Megatron: its weights alone are taken" in done.stderr
+    words = [python, "-m", "slimrl", "replay", "run", "--json"]
+    replayed = subprocess.run(words, cwd=job.folder, capture_output=True, text=True)
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    found = {check["step"]: check for check in json.loads(replayed.stdout)["checks"] if "loss" in check["name"]}
+    assert found.keys() == {0, 1}
+    assert all(check["compared"] and not check["different"] for check in found.values())
