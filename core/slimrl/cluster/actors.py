@@ -62,7 +62,7 @@ class ManagerActor:
 
     async def connect(self, engine_urls: Sequence[str], care: Care, checkpoint: Path | None) -> None:
         """Read the data, find the engines, warm the reward's workers, go on from a checkpoint."""
-        from slimrl.rollout.manager import open_manager
+        from slimrl.rollout.open_manager import open_manager
         from slimrl.rollout.sft import ConversationManager
 
         if is_sft(self._settings.rollout):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,12 +15,9 @@ from slimrl.data.encoder import PromptEncoder
 from slimrl.data.foreign import ForeignSource
 from slimrl.data.source import PromptSource
 from slimrl.data.training import open_training
-from slimrl.engines.health import HealthSettings
 from slimrl.engines.pool import EnginePool
-from slimrl.engines.rotation import EngineCare
-from slimrl.observe.rollout_file import write_rollout
-from slimrl.observe.run_dir import RunDir, write_atomically
-from slimrl.protocols import DataSource, EngineClient, Generate, Tracker
+from slimrl.observe.run_dir import write_atomically
+from slimrl.protocols import DataSource, EngineClient, Generate
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.activity import Activity
 from slimrl.rollout.eval_function import OneEvaluation, evaluate_with
@@ -37,20 +32,17 @@ from slimrl.rollout.partial import PartialRollout
 from slimrl.rollout.pass_rate import pass_rate_metrics
 from slimrl.rollout.produce import Score as ScoreGroup
 from slimrl.rollout.produce import produce
+from slimrl.rollout.record import Record
 from slimrl.rollout.rollout_function import OneRollout, fill_with
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.rollout.stream import Stream
 from slimrl.rollout.supply import RunSupply
-from slimrl.rollout.teacher import Teacher, open_teacher
+from slimrl.rollout.teacher import Teacher
 from slimrl.scoring.scorer import Scorer
 from slimrl.traits import does_continue
 from slimrl.types import Group, SamplingParams, TrainBatch, TrainReport
 
-logger = logging.getLogger(__name__)
-
 STATE = "rollout.json"
-ENGINE_READY_S = 15.0
-"""How long engines that run already may take to answer at the start."""
 
 
 class RolloutManager:
@@ -62,8 +54,7 @@ class RolloutManager:
         plugins: PluginSet,
         engine: EnginePool,
         scorer: Scorer,
-        run: RunDir,
-        trackers: Sequence[Tracker],
+        record: Record,
         resources: AsyncExitStack,
         teacher: Teacher | None = None,
     ) -> None:
@@ -74,8 +65,8 @@ class RolloutManager:
         self._engine = engine
         self._scorer = scorer
         self._score = scorer.score if teacher is None else teacher.score
-        self._run = run
-        self._trackers = trackers
+        self._record = record
+        self._run = record.run
         self._resources = resources
         self.source = self._open_source(encoder)
         self._decode = partial(encoder.tokenizer.decode, skip_special_tokens=True)
@@ -84,7 +75,7 @@ class RolloutManager:
             keeps_partial=config.partial_rollout,
             continues=does_continue(plugins.generate),
         )
-        self._hooks = RolloutHooks(plugins, run.event)
+        self._hooks = RolloutHooks(plugins, self._run.event)
         self._activity = Activity()
         self._stream = self._open_stream() if config.train_async else None
         self._never_varied = NeverVaried()
@@ -293,17 +284,13 @@ class RolloutManager:
         assert self._last is not None, "record follows generate"
         advantages = dict(zip(batch.sample_ids.tolist(), report.advantages.tolist(), strict=True))
         groups = sorted(self._last.kept + self._last.dropped, key=lambda g: g.group_id)
-        write_rollout(self._run.rollouts, step, groups, advantages)
+        self._record.samples(step, groups, advantages)
         left_out = self._not_logged.pop(step, frozenset())
         self.log(step, {name: value for name, value in metrics.items() if name not in left_out})
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one step's metrics to the run folder and the trackers, if there are any."""
-        if not metrics:
-            return
-        self._run.log_metrics(step, metrics)
-        for tracker in self._trackers:
-            tracker.log(step, metrics)
+        self._record.metrics(step, metrics)
 
     def save(self, folder: Path) -> None:
         """Write data position, buffer and what is under way into a checkpoint."""
@@ -327,53 +314,3 @@ class RolloutManager:
         if self._stream is not None:
             await self._stream.close()
         await self._resources.aclose()
-
-
-async def open_manager(
-    settings: RolloutSettings,
-    plugins: PluginSet,
-    engine_urls: Sequence[str],
-    care: EngineCare,
-    run: RunDir,
-    *,
-    start: int,
-) -> RolloutManager:
-    """A manager with its engines, reward workers and trackers; `close` ends them but the engines.
-
-    Raises EngineError when an engine does not answer.
-    """
-    resources = AsyncExitStack()
-    engine = await resources.enter_async_context(
-        EnginePool(
-            engine_urls,
-            concurrency=settings.concurrency,
-            vocab_size=settings.vocab_size,
-            care=care,
-            on_event=run.event,
-            health=HealthSettings(settings.health_check_interval_s, settings.health_check_timeout_s),
-        )
-    )
-    await engine.wait_ready(ENGINE_READY_S)
-    settings = replace(settings, concurrency=settings.concurrency * len(engine_urls))
-    scorer = await resources.enter_async_context(Scorer(plugins.rewards, plugins.options, settings.scoring()))
-    trackers: list[Tracker] = []
-    if settings.use_tensorboard:
-        from slimrl.observe.trackers.tensorboard import TensorBoardTracker
-
-        trackers.append(TensorBoardTracker(run.tensorboard, purge_step=start))
-    for tracker in trackers:
-        resources.callback(tracker.close)
-    teacher = None
-    if settings.teacher_url is not None:
-        teacher = await resources.enter_async_context(
-            open_teacher(
-                settings.teacher_url,
-                scorer.score,
-                concurrency=settings.concurrency,
-                vocab_size=settings.vocab_size,
-                ready_s=ENGINE_READY_S,
-            )
-        )
-    manager = RolloutManager(settings, plugins, engine, scorer, run, trackers, resources, teacher)
-    gc.freeze()  # what is there now stays: a collection need not look at it again and again
-    return manager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,12 +17,11 @@ from slimrl.data.source import PromptSource
 from slimrl.data.training import open_training
 from slimrl.engines.embedded.text import end_ids
 from slimrl.errors import DataError, RolloutError
-from slimrl.observe.rollout_file import write_rollout
 from slimrl.observe.run_dir import RunDir, write_atomically
-from slimrl.protocols import Tracker
 from slimrl.rollout.batch import make_batch
 from slimrl.rollout.events import tell_outcomes
 from slimrl.rollout.failures import failure_metrics
+from slimrl.rollout.record import Record
 from slimrl.rollout.settings import RolloutSettings
 from slimrl.types import Group, Score, Status, TrainBatch, TrainReport, Verdict
 
@@ -58,14 +56,7 @@ class ConversationManager:
             source_of=files.source,
         )
         self._last: Sequence[Group] = ()
-        self._resources = ExitStack()
-        self._trackers: list[Tracker] = []
-        if settings.use_tensorboard:
-            from slimrl.observe.trackers.tensorboard import TensorBoardTracker
-
-            self._trackers.append(TensorBoardTracker(run.tensorboard, purge_step=start))
-        for tracker in self._trackers:
-            self._resources.callback(tracker.close)
+        self._record = Record(run, use_tensorboard=settings.use_tensorboard, start=start)
 
     async def generate(self, step: int, version: int) -> tuple[TrainBatch, dict[str, float]]:
         """The next rows. One that the template cannot show is a FAILED sample; RolloutError where all are."""
@@ -108,14 +99,12 @@ class ConversationManager:
 
     def record(self, step: int, metrics: Mapping[str, float], report: TrainReport, batch: TrainBatch) -> None:
         """Write a trained step into the run folder: its conversations as they were trained on, and its metrics."""
-        write_rollout(self._run.rollouts, step, self._last, {})
+        self._record.samples(step, self._last, {})
         self.log(step, metrics)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one step's metrics to the run folder and the trackers, if there are any."""
-        self._run.log_metrics(step, metrics)
-        for tracker in self._trackers:
-            tracker.log(step, metrics)
+        self._record.metrics(step, metrics)
 
     def save(self, folder: Path) -> None:
         """Write the data position into a checkpoint."""
@@ -127,4 +116,4 @@ class ConversationManager:
 
     async def close(self) -> None:
         """End the trackers."""
-        self._resources.close()
+        self._record.close()
