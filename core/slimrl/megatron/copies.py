@@ -1,4 +1,4 @@
-"""Weights of other models than the policy, kept beside it and swapped in for a pass: the reference, a teacher."""
+"""Weights of other models than the policy, kept in CPU memory and swapped in for a pass: the reference, a teacher."""
 
 from __future__ import annotations
 
@@ -33,16 +33,25 @@ def copy_of(shards: Shards, folder: Path, *, loaded: Path) -> Weights:
             held = parameter.detach().clone()
             parameter.data.copy_(current[name])
             current[name] = held
-    return {**current, **base}
+    return {name: cpu_copy(weights) if weights.is_cuda else weights for name, weights in {**current, **base}.items()}
+
+
+def cpu_copy(weights: Tensor) -> Tensor:
+    """A copy in CPU memory, page-locked where it is to go to a GPU."""
+    copy = torch.empty(weights.shape, dtype=weights.dtype, pin_memory=weights.is_cuda)
+    return copy.copy_(weights)
 
 
 @contextlib.contextmanager
 def swapped(parameters: Mapping[str, Tensor], weights: Weights) -> Iterator[None]:
-    """Give the model other weights, by exchanging pointers, for as long as the block lasts."""
+    """Give the model other weights, by exchanging pointers, for as long as the block lasts.
+
+    Those that lie elsewhere are copied to the model's device for that time.
+    """
     own = {name: parameters[name].data for name in weights}
     try:
         for name, other in weights.items():
-            parameters[name].data = other
+            parameters[name].data = other.to(own[name].device, non_blocking=True)
         yield
     finally:
         for name, data in own.items():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slimrl.megatron.copies import Weights, swapped
+from slimrl.megatron.copies import Weights, cpu_copy, swapped
 from slimrl.types import TrainBatch
 
 
@@ -29,7 +29,7 @@ class Generations:
     def keep(self, version: int) -> None:
         """Copy the weights as they are now, before they are trained on, and forget those that nothing needs."""
         self._version = version
-        self._kept[version] = {name: _on_cpu(parameter.detach()) for name, parameter in self._parameters.items()}
+        self._kept[version] = {name: cpu_copy(parameter.detach()) for name, parameter in self._parameters.items()}
         self._kept = {old: weights for old, weights in self._kept.items() if 0 <= version - old <= self._max_staleness}
 
     def of(self, batch: TrainBatch) -> Iterator[tuple[AbstractContextManager[None], Tensor]]:
@@ -45,10 +45,4 @@ class Generations:
     def _at(self, version: int) -> AbstractContextManager[None]:
         if version == self._version:
             return contextlib.nullcontext()
-        device = next(iter(self._parameters.values())).device
-        return swapped(self._parameters, {name: kept.to(device) for name, kept in self._kept[version].items()})
-
-
-def _on_cpu(weights: Tensor) -> Tensor:
-    copy = torch.empty(weights.shape, dtype=weights.dtype, pin_memory=weights.is_cuda)
-    return copy.copy_(weights)
+        return swapped(self._parameters, self._kept[version])

@@ -50,7 +50,7 @@ class MegatronTrainer:
 
     Of several processes each has a trainer, which differ in `rank` and find each other at the `meeting`. All
     must be asked for the same at the same time; what is published or saved comes from the first.
-    With --use-kl-loss the reference weights are one more copy on the same device, and with --opd-teacher-load a
+    With --use-kl-loss the reference weights are one more copy in CPU memory, and with --opd-teacher-load a
     teacher's; they are swapped in for a pass by exchanging pointers. In bfloat16 float32 master weights come on top.
     An estimator that needs values brings a critic: a second model with all that belongs to one.
     """
