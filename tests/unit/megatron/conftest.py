@@ -59,6 +59,12 @@ def _leave_process_groups() -> Iterator[None]:
     shut_down_parallel()
 
 
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family, for a test that does not choose some."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="package")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A random HF checkpoint of each family, large weights so that mistakes show."""

@@ -18,19 +18,6 @@ from slimrl.megatron.convert.weights import export_weights
 from slimrl.megatron.trainer import MegatronTrainer
 from slimrl.types import TrainBatch
 
-FAMILIES = (
-    "llama",
-    "llama-tied",
-    "llama3-rope",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "qwen3-tied",
-    "qwen3-moe",
-    "glm4",
-    "deepseek-v3",
-    "deepseek-v3-yarn",
-)
 TEXT = (
     "The quick brown fox jumps over the lazy dog. In 1969, two people walked on the Moon for the first time; "
     "half a billion watched. def add(x, y):\n    return x + y\n"
@@ -52,7 +39,6 @@ def logits_of_each(trainer: MegatronTrainer, sequences: list[np.ndarray], *, sha
     return [logits[path] for path in trie.paths]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("share", [True, False])
 def test_logits_equal_transformers(
     family: str, share: bool, checkpoints: dict[str, Path], make_trainer: Callable[..., MegatronTrainer]
@@ -72,7 +58,6 @@ def test_logits_equal_transformers(
         assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 def test_weights_come_back_bit_for_bit(
     family: str, checkpoints: dict[str, Path], make_trainer: Callable[..., MegatronTrainer], tmp_path: Path
 ) -> None:

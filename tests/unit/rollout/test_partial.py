@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import random
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,13 +23,6 @@ from slimrl.rollout.loop import Filled, FillSettings, fill
 from slimrl.rollout.partial import PartialRollout, mask_older
 from slimrl.rollout.produce import produce
 from slimrl.types import Group, Sample, SamplingParams, Score, Status, Verdict
-
-SPEC = importlib.util.spec_from_file_location("simulated", Path(__file__).with_name("simulated.py"))
-assert SPEC
-assert SPEC.loader
-simulated = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(simulated)
-SimulatedEngine = simulated.SimulatedEngine
 
 SIZE = 3
 single_turn = registry.load(warn=False).resolve("generator", "single_turn").make(Options())
@@ -123,6 +114,7 @@ def check_sample(sample: Sample, newest: int) -> None:
     kills=st.lists(st.integers(0, 7), max_size=3),
 )
 def test_every_prompt_is_trained_once_or_accounted_for_whatever_fails_or_is_killed(
+    simulated_engine: Any,
     seed: int,
     wanted: int,
     extra: int,
@@ -146,7 +138,7 @@ def test_every_prompt_is_trained_once_or_accounted_for_whatever_fails_or_is_kill
     def run() -> None:
         source, buffer = fresh()
         checkpoint = (0, json.dumps([source.state(), buffer.state()]))
-        engine = SimulatedEngine(seed, fail_share=fail_share)
+        engine = simulated_engine(seed, fail_share=fail_share)
         stored: dict[int, list[Group]] = {}
         left, step = list(kills), 0
         while step < 6:
@@ -192,11 +184,11 @@ def test_every_prompt_is_trained_once_or_accounted_for_whatever_fails_or_is_kill
     kill=st.integers(0, 3),
 )
 def test_every_prompt_of_a_run_is_trained_once_and_none_is_handed_out_beyond_it(
-    seed: int, extra: int, order: int, is_partial: bool, kill: int
+    simulated_engine: Any, seed: int, extra: int, order: int, is_partial: bool, kill: int
 ) -> None:
     """Without a filter the prompts of all steps are those of an uninterrupted run, wherever a kill goes back to."""
     source, buffer = a_source(5), a_buffer(ORDERS[order], partial=is_partial)
-    engine = SimulatedEngine(seed)
+    engine = simulated_engine(seed)
     stored: dict[int, list[int]] = {}
     step, checkpoint = 0, (0, json.dumps([source.state(), buffer.state()]))
     while step < 4:
@@ -216,11 +208,13 @@ def test_every_prompt_of_a_run_is_trained_once_and_none_is_handed_out_beyond_it(
     assert buffer.groups == []
 
 
-def cut_off_step(*, mask: bool = False, is_partial: bool = True, continues: bool = True) -> tuple[Any, ...]:
+def cut_off_step(
+    simulated_engine: Any, *, mask: bool = False, is_partial: bool = True, continues: bool = True
+) -> tuple[Any, ...]:
     """Two steps of which the first cuts something off: source, buffer, both engines' requests, the second's batch."""
     for seed in range(100):
         source, buffer = a_source(50), a_buffer(partial=is_partial, continues=continues)
-        engine = SimulatedEngine(seed)
+        engine = simulated_engine(seed)
         how = FillSettings(2, 6, max_finished=99)
         asyncio.run(one_step(source, buffer, engine, 0, how, is_partial=is_partial))
         begun = {s.sample_id: (s.status, list(s.tokens)) for g in buffer.groups if not is_finished(g) for s in g}
@@ -239,8 +233,8 @@ def cut_off_step(*, mask: bool = False, is_partial: bool = True, continues: bool
     raise AssertionError("nothing was ever cut off")
 
 
-def test_what_was_cut_off_goes_on_and_records_whose_tokens_are_whose() -> None:
-    begun, filled, _, later = cut_off_step()
+def test_what_was_cut_off_goes_on_and_records_whose_tokens_are_whose(simulated_engine: Any) -> None:
+    begun, filled, _, later = cut_off_step(simulated_engine)
     samples = {s.sample_id: s for g in filled.kept for s in g}
     for sample_id, (status, tokens) in begun.items():
         sample = samples[sample_id]
@@ -255,16 +249,16 @@ def test_what_was_cut_off_goes_on_and_records_whose_tokens_are_whose() -> None:
     assert sorted(length for _, length in later) == sorted(2 + len(tokens) for tokens in unfinished if len(tokens) < 10)
 
 
-def test_a_sample_that_goes_on_does_not_repeat_its_noise() -> None:
-    _, _, before, later = cut_off_step()
+def test_a_sample_that_goes_on_does_not_repeat_its_noise(simulated_engine: Any) -> None:
+    _, _, before, later = cut_off_step(simulated_engine)
     seeds = {seed for seed, _ in before}
     went_on = [seed for seed, length in later if length > 2]
     assert went_on
     assert not seeds & set(went_on)
 
 
-def test_tokens_of_older_weights_leave_the_loss_of_samples_that_went_on_and_of_no_other() -> None:
-    begun, filled, _, _ = cut_off_step(mask=True)
+def test_tokens_of_older_weights_leave_the_loss_of_samples_that_went_on_and_of_no_other(simulated_engine: Any) -> None:
+    begun, filled, _, _ = cut_off_step(simulated_engine, mask=True)
     for sample in (s for g in filled.kept for s in g):
         status, tokens = begun.get(sample.sample_id, (Status.PENDING, []))
         if status is Status.ABORTED:
@@ -275,18 +269,18 @@ def test_tokens_of_older_weights_leave_the_loss_of_samples_that_went_on_and_of_n
 
 @pytest.mark.parametrize(("is_partial", "continues"), [(False, True), (True, False)])
 def test_without_the_flag_or_a_generator_that_goes_on_an_unfinished_sample_starts_over(
-    is_partial: bool, continues: bool
+    simulated_engine: Any, is_partial: bool, continues: bool
 ) -> None:
-    begun, _, _, later = cut_off_step(is_partial=is_partial, continues=continues)
+    begun, _, _, later = cut_off_step(simulated_engine, is_partial=is_partial, continues=continues)
     unfinished = [tokens for status, tokens in begun.values() if status not in (Status.COMPLETED, Status.TRUNCATED)]
     assert unfinished
     assert all(tokens == [] for tokens in unfinished)
     assert all(length == 2 for _, length in later)
 
 
-def test_a_shut_gate_sends_nothing_and_waits_for_what_was_on_its_way() -> None:
+def test_a_shut_gate_sends_nothing_and_waits_for_what_was_on_its_way(simulated_engine: Any) -> None:
     async def go() -> None:
-        engine = SimulatedEngine(0)
+        engine = simulated_engine(0)
         gate = Gate(engine, 2)
         asked = [asyncio.create_task(gate.generate([1], SamplingParams(50))) for _ in range(9)]
         await asyncio.sleep(0)
@@ -301,9 +295,9 @@ def test_a_shut_gate_sends_nothing_and_waits_for_what_was_on_its_way() -> None:
     asyncio.run(go())
 
 
-def test_a_request_that_the_engine_ends_by_itself_is_a_failure_and_not_a_cut() -> None:
+def test_a_request_that_the_engine_ends_by_itself_is_a_failure_and_not_a_cut(simulated_engine: Any) -> None:
     async def go() -> None:
-        engine = SimulatedEngine(0)
+        engine = simulated_engine(0)
         gate = Gate(engine, 2)
         asked = asyncio.create_task(gate.generate([1], SamplingParams(50)))
         await asyncio.sleep(0)

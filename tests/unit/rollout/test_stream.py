@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,13 +24,6 @@ from slimrl.rollout.loop import FillSettings
 from slimrl.rollout.produce import produce
 from slimrl.rollout.stream import Stream
 from slimrl.types import Group, Sample, SamplingParams, Score, Status, Verdict
-
-SPEC = importlib.util.spec_from_file_location("simulated", Path(__file__).with_name("simulated.py"))
-assert SPEC
-assert SPEC.loader
-simulated = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(simulated)
-SimulatedEngine = simulated.SimulatedEngine
 
 SIZE = 2
 single_turn = registry.load(warn=False).resolve("generator", "single_turn").make(Options())
@@ -101,6 +92,7 @@ def check_sample(sample: Sample) -> None:
     kills=st.lists(st.integers(0, 9), max_size=3),
 )
 def test_no_token_is_trained_too_late_and_every_prompt_once_or_accounted_for_whatever_fails_or_is_killed(
+    simulated_engine: Any,
     seed: int,
     wanted: int,
     max_staleness: int,
@@ -121,7 +113,7 @@ def test_no_token_is_trained_too_late_and_every_prompt_once_or_accounted_for_wha
 
     async def run() -> None:
         chance = random.Random(seed)
-        engine = SimulatedEngine(seed, fail_share=fail_share)
+        engine = simulated_engine(seed, fail_share=fail_share)
         source, buffer = a_source(), Buffer(pop_first)
         stream = a_stream(engine, source, buffer, how, max_staleness=max_staleness, num_steps=num_steps, keep=keep)
         checkpoint = (0, json.dumps([source.state(), buffer.state()]))
@@ -165,9 +157,11 @@ def test_no_token_is_trained_too_late_and_every_prompt_once_or_accounted_for_wha
     asyncio.run(run())
 
 
-def test_the_next_batch_is_made_while_the_trainer_trains_and_no_more_than_the_bound_allows() -> None:
+def test_the_next_batch_is_made_while_the_trainer_trains_and_no_more_than_the_bound_allows(
+    simulated_engine: Any,
+) -> None:
     async def go() -> None:
-        engine, source = SimulatedEngine(0), a_source()
+        engine, source = simulated_engine(0), a_source()
         stream = a_stream(engine, source, Buffer(pop_first), FillSettings(2, 99, 99), max_staleness=2)
         await stream.batch(0, 0)
         for _ in range(500):
@@ -181,11 +175,11 @@ def test_the_next_batch_is_made_while_the_trainer_trains_and_no_more_than_the_bo
     asyncio.run(go())
 
 
-def test_a_trainer_that_never_waits_gets_batches_of_the_weights_before() -> None:
+def test_a_trainer_that_never_waits_gets_batches_of_the_weights_before(simulated_engine: Any) -> None:
     """A trainer that is slower than the engine gets batches as fresh as they can be, not as old as they may be."""
 
     async def go() -> None:
-        engine, source = SimulatedEngine(0), a_source()
+        engine, source = simulated_engine(0), a_source()
         stream = a_stream(engine, source, Buffer(pop_first), FillSettings(2, 99, 99), max_staleness=4)
         ages = []
         for step in range(9):
@@ -200,9 +194,9 @@ def test_a_trainer_that_never_waits_gets_batches_of_the_weights_before() -> None
     asyncio.run(go())
 
 
-def test_what_is_in_flight_when_new_weights_come_goes_on_under_them() -> None:
+def test_what_is_in_flight_when_new_weights_come_goes_on_under_them(simulated_engine: Any) -> None:
     async def go() -> None:
-        engine = SimulatedEngine(1)
+        engine = simulated_engine(1)
         stream = a_stream(engine, a_source(), Buffer(pop_first), FillSettings(3, 99, 99), max_staleness=1)
         crossed = 0
         for step in range(12):
@@ -217,9 +211,9 @@ def test_what_is_in_flight_when_new_weights_come_goes_on_under_them() -> None:
     asyncio.run(go())
 
 
-def test_nothing_is_generated_behind_the_last_step() -> None:
+def test_nothing_is_generated_behind_the_last_step(simulated_engine: Any) -> None:
     async def go() -> None:
-        engine, source = SimulatedEngine(0), a_source()
+        engine, source = simulated_engine(0), a_source()
         stream = a_stream(engine, source, Buffer(pop_first), FillSettings(2, 99, 99), max_staleness=3, num_steps=2)
         await stream.batch(0, 0)
         await stream.batch(1, 1)
@@ -229,13 +223,13 @@ def test_nothing_is_generated_behind_the_last_step() -> None:
     asyncio.run(go())
 
 
-def test_a_budget_that_does_not_fill_a_batch_ends_it_or_takes_dropped_groups() -> None:
+def test_a_budget_that_does_not_fill_a_batch_ends_it_or_takes_dropped_groups(simulated_engine: Any) -> None:
     def keep(group: Group) -> Verdict:
         return Verdict(False, "dull")
 
     async def go(falls_back: bool) -> Any:
         how = FillSettings(2, 4, max_finished=6, falls_back=falls_back)
-        stream = a_stream(SimulatedEngine(0), a_source(), Buffer(pop_first), how, max_staleness=1, keep=keep)
+        stream = a_stream(simulated_engine(0), a_source(), Buffer(pop_first), how, max_staleness=1, keep=keep)
         try:
             return await stream.batch(0, 0)
         finally:
@@ -248,14 +242,14 @@ def test_a_budget_that_does_not_fill_a_batch_ends_it_or_takes_dropped_groups() -
         asyncio.run(go(False))
 
 
-def test_rewards_that_fail_end_the_run_at_the_next_batch() -> None:
+def test_rewards_that_fail_end_the_run_at_the_next_batch(simulated_engine: Any) -> None:
     async def no_score(group: Group) -> None:
         for sample in group:
             sample.score = Score("error", reason="no grader")
 
     async def go() -> None:
         how = FillSettings(2, 4, max_finished=99, stop_on_unscored=True)
-        stream = a_stream(SimulatedEngine(0), a_source(), Buffer(pop_first), how, max_staleness=1, scores=no_score)
+        stream = a_stream(simulated_engine(0), a_source(), Buffer(pop_first), how, max_staleness=1, scores=no_score)
         try:
             await stream.batch(0, 0)
         finally:
@@ -265,13 +259,13 @@ def test_rewards_that_fail_end_the_run_at_the_next_batch() -> None:
         asyncio.run(go())
 
 
-def test_an_error_of_a_filter_is_raised_and_not_lost_in_the_background() -> None:
+def test_an_error_of_a_filter_is_raised_and_not_lost_in_the_background(simulated_engine: Any) -> None:
     def keep(group: Group) -> Verdict:
         raise ZeroDivisionError("in a filter")
 
     async def go() -> None:
         how = FillSettings(2, 4, max_finished=99)
-        stream = a_stream(SimulatedEngine(0), a_source(), Buffer(pop_first), how, max_staleness=1, keep=keep)
+        stream = a_stream(simulated_engine(0), a_source(), Buffer(pop_first), how, max_staleness=1, keep=keep)
         try:
             await stream.batch(0, 0)
         finally:
@@ -281,16 +275,16 @@ def test_an_error_of_a_filter_is_raised_and_not_lost_in_the_background() -> None
         asyncio.run(go())
 
 
-def test_finished_groups_that_a_resumed_run_finds_too_old_start_over() -> None:
+def test_finished_groups_that_a_resumed_run_finds_too_old_start_over(simulated_engine: Any) -> None:
     async def go() -> None:
         source, buffer = a_source(), Buffer(pop_first)
-        first = a_stream(SimulatedEngine(0), source, buffer, FillSettings(2, 99, 99), max_staleness=4)
+        first = a_stream(simulated_engine(0), source, buffer, FillSettings(2, 99, 99), max_staleness=4)
         await first.batch(0, 0)
         for _ in range(500):
             await asyncio.sleep(0)
         buffer.restore(first.state())
         assert all(is_finished(group) for group in buffer.groups)
-        engine = SimulatedEngine(0, version=5)
+        engine = simulated_engine(0, version=5)
         second = a_stream(engine, source, buffer, FillSettings(2, 99, 99), max_staleness=1)
         filled = await second.batch(5, 5)
         assert second.metrics()["rollout/too_old_groups"] > 0

@@ -6,6 +6,8 @@ import asyncio
 import random
 from collections.abc import Sequence
 
+import pytest
+
 from slimrl.errors import EngineError
 from slimrl.types import Completion, SamplingParams
 
@@ -59,3 +61,9 @@ class SimulatedEngine:
     def _completion(self, tokens: list[int], versions: list[int], reason: str) -> Completion:
         text = "".join(f"<{token}>" for token in tokens)
         return Completion(tokens, [-0.5] * len(tokens), versions, text, reason)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def simulated_engine() -> type[SimulatedEngine]:
+    """The engine itself: a test makes as many as it has processes."""
+    return SimulatedEngine
