@@ -1,9 +1,10 @@
-"""A conversation of the generator multi_turn, as its tests hold one."""
+"""A conversation of the generator multi_turn, as its tests hold one; tools for tests of tool_use."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,58 @@ from slimrl.testing.fake_engine import FakeEngine
 from slimrl.testing.samples import make_sample
 from slimrl_generators.conversation import Template
 from slimrl_generators.multi_turn import multi_turn
+from slimrl_generators.python_tool import PythonTool, PythonToolOptions
+from slimrl_generators.tools import Tool, python_tool
 from slimrl_generators.user_function import outside
+
+TOOLS = '''
+import asyncio, time
+import slimrl
+
+def add(a: int, b: int = 1) -> int:
+    """Add two numbers.
+
+    Args:
+        a: the first
+        b: the second
+    """
+    return a + b
+
+async def wait(seconds: float) -> str:
+    """Wait.
+
+    Args:
+        seconds: how long
+    """
+    await asyncio.sleep(seconds)
+    return "waited"
+
+def sleep(seconds: float) -> str:
+    """Sleep.
+
+    Args:
+        seconds: how long
+    """
+    time.sleep(seconds)
+    return "slept"
+
+def fail(how: str) -> object:
+    """Fail.
+
+    Args:
+        how: in what way
+    """
+    if how == "offline":
+        raise slimrl.SlimrlError("the index is offline")
+    if how == "set":
+        return {1, 2}
+    raise LookupError(how)
+
+def undocumented(a):
+    return a
+
+number = 7
+'''
 
 
 class Conversation:
@@ -68,3 +120,17 @@ class Conversation:
 def conversation() -> type[Conversation]:
     """Everything that tests of multi_turn share."""
     return Conversation
+
+
+@pytest.fixture(scope="session")
+def tool_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Functions that are tools, and some that cannot be."""
+    path = tmp_path_factory.mktemp("tools") / "tools.py"
+    path.write_text(TOOLS)
+    return path
+
+
+@pytest.fixture(scope="session")
+def python() -> Tool:
+    """The tool python."""
+    return python_tool(PythonTool.open(PythonToolOptions(python_tool_timeout_s=60)))

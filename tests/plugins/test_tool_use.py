@@ -1,13 +1,11 @@
-"""The generator tool_use: which calls it reads, what the model is told, what is trained on, and how it ends."""
+"""The generator tool_use: what the model is told after its calls, what is trained on, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -17,95 +15,26 @@ import pytest
 
 from slimrl import (
     ChatTemplate,
-    Completion,
     PlainTemplate,
     Sample,
     SamplingParams,
     SlimrlError,
     Status,
-    UsageError,
-    load_target,
 )
-from slimrl.cli import check as check_command
-from slimrl.config import CkptConfig, RolloutConfig
-from slimrl.registry.options import Options
 from slimrl.testing.fake_engine import FakeEngine
 from slimrl.testing.generator_checks import CHECKS
 from slimrl.testing.samples import make_sample
-from slimrl.traits import does_continue
 from slimrl_generators.conversation import Template
-from slimrl_generators.python_tool import PythonTool, PythonToolOptions
-from slimrl_generators.tool_format import messages_of, read_calls
-from slimrl_generators.tool_use import ToolUseOptions, make, open_toolbox, tool_use
-from slimrl_generators.tools import Tool, function_tool, python_tool, shorten
+from slimrl_generators.tool_format import messages_of
+from slimrl_generators.tool_use import ToolUseOptions, open_toolbox, tool_use
+from slimrl_generators.tools import Tool, function_tool, shorten
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "tool_use"
 SAMPLING = SamplingParams(max_new_tokens=400, sampling_seed=7)
-TOOLS = '''
-import asyncio, time
-import slimrl
-
-def add(a: int, b: int = 1) -> int:
-    """Add two numbers.
-
-    Args:
-        a: the first
-        b: the second
-    """
-    return a + b
-
-async def wait(seconds: float) -> str:
-    """Wait.
-
-    Args:
-        seconds: how long
-    """
-    await asyncio.sleep(seconds)
-    return "waited"
-
-def sleep(seconds: float) -> str:
-    """Sleep.
-
-    Args:
-        seconds: how long
-    """
-    time.sleep(seconds)
-    return "slept"
-
-def fail(how: str) -> object:
-    """Fail.
-
-    Args:
-        how: in what way
-    """
-    if how == "offline":
-        raise slimrl.SlimrlError("the index is offline")
-    if how == "set":
-        return {1, 2}
-    raise LookupError(how)
-
-def undocumented(a):
-    return a
-
-number = 7
-'''
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tools") / "tools.py"
-    path.write_text(TOOLS)
-    return path
 
 
 @pytest.fixture
-def function(file: Path) -> Callable[..., Tool]:
-    return lambda name, timeout_s=30.0: function_tool(f"{file}:{name}", timeout_s)
-
-
-@pytest.fixture(scope="module")
-def python() -> Tool:
-    return python_tool(PythonTool.open(PythonToolOptions(python_tool_timeout_s=60)))
+def function(tool_file: Path) -> Callable[..., Tool]:
+    return lambda name, timeout_s=30.0: function_tool(f"{tool_file}:{name}", timeout_s)
 
 
 def call(name: str, **arguments: Any) -> str:
@@ -139,41 +68,6 @@ def told(sample: Sample) -> list[str]:
 def shown(tokens: Any) -> str:
     """Tokens of the byte tokenizer as text: token 256 is <, the end token >."""
     return "".join("<" if token == 256 else ">" if token == 0 else chr(token) for token in tokens)
-
-
-@pytest.mark.parametrize(
-    ("reply", "names", "malformed"),
-    [
-        ("Seven.", [], 0),
-        (f"Let me see. {call('add', a=3)}", ["add"], 0),
-        (f"{call('add', a=3)}\n{call('wait')}", ["add", "wait"], 0),
-        ('<tool_call>{"name": "add", "arguments": {}}', ["add"], 0),
-        ("<tool_call>add(3, 4)</tool_call>", [], 1),
-        (f"{call('add', a=3)}<tool_call>[]</tool_call><tool_call>", ["add"], 2),
-        ("```python\nprint(3)\n```", [], 0),
-    ],
-)
-def test_calls_as_hermes(reply: str, names: list[str], malformed: int) -> None:
-    calls, found = read_calls(reply, "hermes")
-    assert ([one.name for one in calls], found) == (names, malformed)
-
-
-@pytest.mark.parametrize(
-    ("reply", "programs"),
-    [
-        ("Seven.", []),
-        ("So:\n```python\nprint(3)\n```\nand\n```py\n4\n```", ["print(3)\n", "4\n"]),
-        ("```python3\nprint(3)", ["print(3)"]),
-        ("```python print(3)```", ["print(3)"]),
-        ("```output\n3\n```\n```pycon\n>>> 3\n```\n```\n3\n```", []),
-        ("```python\n```", [""]),
-        (call("python", code="3"), []),
-    ],
-)
-def test_calls_as_blocks_of_code(reply: str, programs: list[str]) -> None:
-    calls, malformed = read_calls(reply, "python")
-    assert [json.loads(one.arguments) for one in calls] == [{"code": program} for program in programs]
-    assert malformed == 0
 
 
 def test_the_model_goes_on_with_what_its_program_printed(python: Tool, template: ChatTemplate) -> None:
@@ -381,60 +275,6 @@ def test_it_passes_the_checks_of_generators(check, python: Tool, template: ChatT
     assert finding.outcome == "ok", finding.detail
 
 
-@pytest.fixture
-def made(byte_checkpoint: Path) -> Callable[..., Any]:
-    def make_it(*own: object, apply_chat_template: bool = True) -> Any:
-        given = [ToolUseOptions(), PythonToolOptions(), CkptConfig(hf_checkpoint=byte_checkpoint)]
-        rollout = RolloutConfig(apply_chat_template=apply_chat_template)
-        return make(Options({type(one): one for one in [*given, rollout, *own]}.values()))
-
-    return make_it
-
-
-def test_it_is_made_with_python_where_nothing_is_said_and_goes_on_with_samples(made) -> None:
-    generate = made()
-    assert does_continue(generate)
-    sample = pending()
-    asyncio.run(generate(sample, SAMPLING, FakeEngine([call("python", code="6 * 7"), "42"])))
-    assert told(sample) == ["42"]
-
-
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        ([ToolUseOptions(tool_path=())], "tool_use needs a tool"),
-        ([ToolUseOptions(tool_path=("FILE:nothing",))], "--tool-path .*nothing"),
-        ([ToolUseOptions(tool_path=("FILE:number",))], "is 7, no function"),
-        ([ToolUseOptions(tool_path=("FILE:undocumented",))], "no tool without a type and a line of the docstring"),
-        ([ToolUseOptions(tool_path=("FILE:add", "FILE:add"))], "two tools of one name: add, add"),
-        ([ToolUseOptions(tool_path=("python", "FILE:add"), tool_format="python")], "calls no tool but python"),
-        ([ToolUseOptions(tool_timeout_s=3.0)], "--python-tool-timeout-s"),
-        ([ToolUseOptions(tool_path=("FILE:add",)), PythonToolOptions(3.0)], "do nothing without the tool python"),
-        ([CkptConfig()], "--hf-checkpoint"),
-    ],
-)
-def test_what_cannot_work_is_refused_at_the_start(made, file: Path, options: list[Any], problem: str) -> None:
-    own = [
-        replace(one, tool_path=tuple(path.replace("FILE", str(file)) for path in one.tool_path))
-        if isinstance(one, ToolUseOptions)
-        else one
-        for one in options
-    ]
-    with pytest.raises(UsageError, match=problem):
-        made(*own)
-
-
-def test_a_role_without_a_chat_template_is_refused(made) -> None:
-    with pytest.raises(UsageError, match="--tool-role user: without --apply-chat-template"):
-        made(ToolUseOptions(tool_role="user"), apply_chat_template=False)
-
-
-@pytest.mark.parametrize("name", ["max_tool_turns", "tool_output_chars", "tool_timeout_s"])
-def test_impossible_options_are_refused_by_their_flag(name: str) -> None:
-    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} 0 must be at least"):
-        ToolUseOptions(**{name: 0})
-
-
 def test_smollm2_uses_blocks_of_code_and_its_template_goes_on(small_model: Path, python: Tool) -> None:
     template = ChatTemplate.open(small_model)
     box = open_toolbox([python], template, ToolUseOptions())
@@ -444,63 +284,3 @@ def test_smollm2_uses_blocks_of_code_and_its_template_goes_on(small_model: Path,
     tail = template.tail([*messages, *answer], 2, [], -1)
     assert tail is not None
     assert tail[1] == "<|im_end|>\n<|im_start|>user\n```output\n1\n```<|im_end|>\n<|im_start|>assistant\n"
-
-
-def test_slimrl_check_finds_nothing(byte_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--tool-format", "python", "--hf-checkpoint", str(byte_checkpoint)]
-    assert check_command.main(["tool_use", *flags]) == 0
-    assert "0 warnings, 0 failures\n" in capsys.readouterr().out
-
-
-def example(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (EXAMPLE / f"{name}.jsonl").read_text().splitlines()]
-
-
-def test_the_examples_data_is_what_its_script_writes_and_asks_nothing_twice() -> None:
-    before = example("train"), example("test")
-    subprocess.run([sys.executable, str(EXAMPLE / "make_data.py")], check=True, timeout=60)
-    assert (example("train"), example("test")) == before
-    questions = [row["input"][-1]["content"] for row in before[0] + before[1]]
-    assert len(set(questions)) == len(questions)
-
-
-def test_the_example_can_only_be_won_with_a_call(python: Tool, template: ChatTemplate) -> None:
-    _, score = load_target(f"{EXAMPLE}/reward.py:score", "--custom-rm-path")
-
-    def earned(*replies: str) -> float:
-        sample = make_sample("", 1035, {}, "What is 23 * 45?", status=Status.PENDING)
-        return score(fill([python], template, FakeEngine(replies), sample, tool_format="python", max_tool_turns=1))
-
-    assert earned("```python\nprint(23 * 45)\n```", "It is 1035") == 1.0
-    assert earned("```python\nprint(23 * 45)\n```", "It is 1036") == 0.0
-    assert earned("It is 1035") == earned("```python\n1035", "```python\n1035") == 0.0
-
-
-def test_a_real_model_works_products_out_in_python(small_model: Path, python: Tool) -> None:
-    from slimrl.engines.embedded.engine import Engine
-    from slimrl.engines.embedded.options import EngineOptions
-    from slimrl.engines.embedded.params import Sampling
-    from slimrl.engines.embedded.request import Request
-
-    template = ChatTemplate.open(small_model)
-    engine = Engine(EngineOptions(small_model, random_seed=0))
-
-    class Client(FakeEngine):
-        async def generate(self, input_ids: Sequence[int], sampling: SamplingParams, **kwargs: Any) -> Completion:
-            request = Request("r", tuple(input_ids), Sampling(max_new_tokens=24, temperature=0.0), seed=0)
-            engine.generate([request])
-            tokens = request.output_ids
-            return Completion(tokens, request.log_probs, [0] * len(tokens), template.text(tokens), "stop")
-
-    _, score = load_target(f"{EXAMPLE}/reward.py:score", "--custom-rm-path")
-    try:
-        for row in example("test")[:3]:
-            prompt_tokens = template.render(row["input"], [])
-            sample = Sample(0, 0, 0, row["input"], prompt_tokens, row["label"], {})
-            fill([python], template, Client(), sample, max_tool_turns=1)
-            assert sample.prompt_tokens == prompt_tokens
-            if score(sample) == 1.0:
-                break
-    finally:
-        engine.close()
-    assert score(sample) == 1.0
