@@ -6,11 +6,7 @@ import json
 
 from slimrl.data.buffer import Buffer
 from slimrl.types import Group, Sample, Score, Status, Verdict
-
-
-def pop_first(buffer: list[Group], count: int) -> list[Group]:
-    taken, buffer[:] = buffer[:count], buffer[count:]
-    return taken
+from slimrl_filters.buffer import pop_first
 
 
 def group(group_id: int, *, scored: bool) -> Group:

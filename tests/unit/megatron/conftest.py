@@ -115,14 +115,24 @@ def _save_model(name: str, folder: Path) -> Path:
     for name_, buffer in model.named_buffers():
         if name_.endswith("e_score_correction_bias"):
             buffer.normal_(0, 0.1)
+    draw_weights(model)
+    torch.set_rng_state(state)
+    model.save_pretrained(folder)
+    return folder
+
+
+def draw_weights(model: PreTrainedModel) -> None:
+    """Large ones, so that mistakes show."""
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.data.uniform_(0.5, 1.5)
         else:
             parameter.data.normal_(0, 0.15)
-    torch.set_rng_state(state)
-    model.save_pretrained(folder)
-    return folder
+
+
+@pytest.fixture(scope="session", name="draw_weights")
+def _draw_weights() -> Callable[[PreTrainedModel], None]:
+    return draw_weights
 
 
 def _deepseek_v3(*, is_yarn: bool) -> dict[str, Any]:

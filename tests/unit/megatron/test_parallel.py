@@ -245,7 +245,7 @@ def train_cases(folder: Path, rank: int, world_size: int) -> None:
         parallel_state.destroy_model_parallel()
 
 
-def save_models(folder: Path) -> None:
+def save_models(folder: Path, draw_weights: Callable[..., None]) -> None:
     from transformers import (
         DeepseekV3Config,
         DeepseekV3ForCausalLM,
@@ -292,11 +292,7 @@ def save_models(folder: Path) -> None:
         "latent": DeepseekV3ForCausalLM(DeepseekV3Config(**shape | latent)),
     }
     for name, model in models.items():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.data.uniform_(0.5, 1.5)
-            else:
-                parameter.data.normal_(0, 0.15)
+        draw_weights(model)
         model.save_pretrained(folder / name)
     for parameter in models["dense"].parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
@@ -305,9 +301,13 @@ def save_models(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, make_batch: Callable[..., TrainBatch]) -> Path:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_batch: Callable[..., TrainBatch],
+    draw_weights: Callable[..., None],
+) -> Path:
     folder = tmp_path_factory.mktemp("parallel")
-    save_models(folder / "models")
+    save_models(folder / "models", draw_weights)
     (folder / "batches").write_bytes(pickle.dumps([make_batch(seed=seed) for seed in range(4)]))
     (folder / "single").mkdir()
     return folder

@@ -132,7 +132,7 @@ def train_cases(folder: Path, rank: int) -> None:
     torch.distributed.destroy_process_group()
 
 
-def save_models(folder: Path) -> None:
+def save_models(folder: Path, draw_weights: Callable[..., None]) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     # a vocabulary that two processes cannot share equally
@@ -146,19 +146,19 @@ def save_models(folder: Path) -> None:
         "experts": Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts, tie_word_embeddings=False)),
     }
     for name, model in models.items():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.data.uniform_(0.5, 1.5)
-            else:
-                parameter.data.normal_(0, 0.15)
+        draw_weights(model)
         model.save_pretrained(folder / name)
     torch.set_rng_state(state)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, make_batch: Callable[..., TrainBatch]) -> Path:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_batch: Callable[..., TrainBatch],
+    draw_weights: Callable[..., None],
+) -> Path:
     folder = tmp_path_factory.mktemp("reshard")
-    save_models(folder)
+    save_models(folder, draw_weights)
     (folder / "batches").write_bytes(pickle.dumps([make_batch(seed=seed) for seed in range(3)]))
     return folder
 

@@ -31,6 +31,7 @@ from slimrl.rollout.produce import produce
 from slimrl.rollout.rollout_function import OneRollout, fill_with
 from slimrl.rollout.supply import RunSupply
 from slimrl.testing import FakeEngine
+from slimrl_filters.buffer import pop_first
 
 OPTIONS = Options([RolloutConfig(reward_key="acc", n_samples_per_prompt=2), GrpoConfig(), CkptConfig()])
 SETTINGS = FillSettings(wanted=2, in_flight=2, max_finished=8)
@@ -86,11 +87,6 @@ class Counting:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.next = state["next"]
-
-
-def pop_first(buffer: list[Group], count: int) -> list[Group]:
-    taken, buffer[:] = buffer[:count], buffer[count:]
-    return taken
 
 
 def supply() -> tuple[RunSupply, Buffer]:

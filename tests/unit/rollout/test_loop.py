@@ -15,6 +15,7 @@ from slimrl.data.buffer import Buffer, is_finished
 from slimrl.errors import RolloutError
 from slimrl.rollout.loop import Filled, FillSettings, fill
 from slimrl.types import Group, Sample, Score, Verdict
+from slimrl_filters.buffer import pop_first
 
 
 class Counting:
@@ -33,11 +34,6 @@ class Counting:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.next = state["next"]
-
-
-def pop_first(buffer: list[Group], count: int) -> list[Group]:
-    taken, buffer[:] = buffer[:count], buffer[count:]
-    return taken
 
 
 def producer(seed: int, *, unscored: bool = False):  # type: ignore[no-untyped-def]

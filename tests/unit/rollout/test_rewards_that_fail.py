@@ -24,6 +24,7 @@ from slimrl.rollout.metrics import rollout_metrics
 from slimrl.rollout.produce import produce
 from slimrl.rollout.unscored import find_unscored, first_failure, too_many, unscored_metrics
 from slimrl.scoring import Scorer, ScoringSettings
+from slimrl_filters.buffer import pop_first
 
 REWARD = """
 import time
@@ -59,11 +60,6 @@ class Prompts:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         raise NotImplementedError
-
-
-def pop_first(buffer: list[Group], count: int) -> list[Group]:
-    taken, buffer[:] = buffer[:count], buffer[count:]
-    return taken
 
 
 def run(tmp_path: Path, **settings: Any) -> Filled:
