@@ -273,29 +273,29 @@ def start(folder: Path, num_lines: int) -> subprocess.Popen[str]:
 
 
 def test_a_killed_command_is_continued_and_a_torn_line_dropped(slimrl: Run, folder: Path) -> None:
-    with start(folder, 30) as process:
+    with start(folder, 60) as process:
         process.kill()
     done = (folder / "out.jsonl").read_bytes()
-    assert 3 <= done.count(b"\n") < 30
+    assert 3 <= done.count(b"\n") < 60
     torn = done + b'{"index": 99, "sta'
     (folder / "out.jsonl").write_bytes(torn)
     outcome = slimrl("score", "--custom-rm-path", "rewards.py:score", *FILES, "--json")
     assert outcome.code == 0
     assert (folder / "out.jsonl").read_bytes().startswith(done)
-    assert [row["index"] for row in read(folder)] == list(range(30))
+    assert [row["index"] for row in read(folder)] == list(range(60))
     summary = json.loads(outcome.stdout)
-    assert (summary["kept_lines"], summary["lines"]) == (done.count(b"\n"), 30)
-    assert summary["counts"]["scored"] == 30
+    assert (summary["kept_lines"], summary["lines"]) == (done.count(b"\n"), 60)
+    assert summary["counts"]["scored"] == 60
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(folder: Path) -> None:
-    with start(folder, 30) as process:
+    with start(folder, 300) as process:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130, stderr
     rows = read(folder)
-    assert 3 <= len(rows) < 30
-    assert f"stopped; {len(rows)} of 30 lines are done" in stderr
+    assert 3 <= len(rows) < 300
+    assert f"stopped; {len(rows)} of 300 lines are done" in stderr
     assert "slimrl score --custom-rm-path rewards.py:score --input in.jsonl" in stderr
     assert "Traceback" not in stderr
 
