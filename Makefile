@@ -74,7 +74,7 @@ test-integrations: .venv-integrations/.installed
 	touch $@
 
 test-megatron-latest: .venv-megatron/.installed
-	.venv-megatron/bin/python -m pytest tests/unit/megatron tests/unit/sync tests/e2e --ignore tests/e2e/test_readme.py
+	.venv-megatron/bin/python -m pytest -n 2 --dist loadfile tests/unit/megatron tests/unit/sync tests/e2e --ignore tests/e2e/test_readme.py
 
 clean:
 	rm -rf $(VENV) .venv-trl .venv-sglang .venv-integrations .venv-megatron runs
