@@ -17,11 +17,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/slimrl train --config examples/arithmetic/demo.toml --hf-checkpoint "$$($(BIN)/slimrl model fetch $(MODEL))"
 
-# Two at a time; what measures deadlines comes after them, alone.
-TIMED := tests/plugins tests/unit/scoring
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TIMED:%=--ignore %)
-	$(BIN)/python -m pytest $(TIMED)
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -74,7 +71,7 @@ test-integrations: .venv-integrations/.installed
 	touch $@
 
 test-megatron-latest: .venv-megatron/.installed
-	.venv-megatron/bin/python -m pytest -n 2 --dist loadfile tests/unit/megatron tests/unit/sync tests/e2e --ignore tests/e2e/test_readme.py
+	.venv-megatron/bin/python -m pytest tests/unit/megatron tests/unit/sync tests/e2e --ignore tests/e2e/test_readme.py
 
 clean:
 	rm -rf $(VENV) .venv-trl .venv-sglang .venv-integrations .venv-megatron runs
