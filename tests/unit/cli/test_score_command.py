@@ -264,6 +264,8 @@ def start(folder: Path, num_lines: int) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # a shell that starts the tests in the background has them ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (folder / "out.jsonl").exists() or len((folder / "out.jsonl").read_bytes().splitlines()) < 3:
