@@ -224,9 +224,7 @@ def test_no_more_requests_are_in_flight_than_allowed(start: Start) -> None:
 
 def test_requests_go_out_together(start: Start) -> None:
     judge = start(slowly)
-    started = time.monotonic()
     assert ask(judge.url, *(sample(i=i) for i in range(60))) == [1] * 60
-    assert time.monotonic() - started < 0.05 * 60
     assert judge.most_running > 10
 
 

@@ -53,7 +53,10 @@ def test_the_same_text_is_scored_once_also_while_it_is_being_scored(
 ) -> None:
     groups = [[make_sample("a"), make_sample("a"), make_sample("b")], [make_sample("b"), make_sample("a")]]
     found, hits = values(scorer_of(COUNTING, {name: 1.0}), *groups)
-    assert found == [[1, 1, 2], [2, 1]]
+    (first, again, other), (others_again, once_more) = found
+    # not which call it was: a slow machine has an inline reward go on in a worker, which counts for itself
+    assert first == again == once_more
+    assert other == others_again
     assert hits == 3
 
 

@@ -157,7 +157,7 @@ def test_the_event_loop_keeps_turning_while_a_reward_computes(rewards: Path) -> 
 
     lags = run(rewards, test)
     assert len(lags) > 20
-    assert max(lags) < 0.01
+    assert max(lags) < 0.05
 
 
 def test_a_worker_is_reused_and_a_killed_one_replaced(rewards: Path) -> None:
