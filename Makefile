@@ -1,12 +1,12 @@
 # make demo | make test | make lint | make bench | make bench-trl
-# make test-sglang | make test-integrations | make test-megatron-latest
+# make test-long | make test-sglang | make test-integrations | make test-megatron-latest
 # Everything runs in a virtual environment that the first target makes; only Python 3.11+ and pip must be there.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL := smollm2-135m
 
-.PHONY: demo test lint bench bench-trl test-sglang test-integrations test-megatron-latest clean
+.PHONY: demo test lint bench bench-trl test-long test-sglang test-integrations test-megatron-latest clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,9 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-long: $(VENV)/.installed
+	$(BIN)/python -m pytest -m long tests/e2e
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

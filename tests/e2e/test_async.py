@@ -20,6 +20,7 @@ def stored(run: Path) -> dict[int, list[dict[str, Any]]]:
     return {int(path.stem): pq.read_table(path).to_pylist() for path in sorted((run / "rollouts").glob("*.parquet"))}
 
 
+@pytest.mark.long
 def test_a_fully_asynchronous_run_learns_and_no_token_is_older_than_the_bound(make_job: Callable[..., Any]) -> None:
     job = make_job(max_staleness="2", num_rollout="70")
     done = job.run("--async", "--dynamic-sampling-filter-path", "check_reward_nonzero_std_with_fallback")
@@ -48,6 +49,7 @@ def test_with_keep_old_actor_old_log_probs_are_those_of_the_weights_that_generat
     assert all(row["perf/train_keep_s"] > 0 for row in rows)
 
 
+@pytest.mark.long
 def test_kill_9_of_an_asynchronous_run_and_the_same_command_lose_and_repeat_nothing(
     make_job: Callable[..., Any],
 ) -> None:

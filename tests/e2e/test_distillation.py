@@ -75,6 +75,7 @@ def replay(job: Job) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_a_policy_learns_what_a_teacher_in_the_trainer_knows(make_job: Callable[..., Job], teacher: Path) -> None:
     job = make_job(num_rollout="40", opd_type="megatron", opd_teacher_load=str(teacher))
     run_without_reward(job)

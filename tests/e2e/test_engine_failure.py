@@ -48,6 +48,7 @@ def until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_killed_engines_come_back_with_the_current_weights_and_no_sample_is_lost(make_job: Callable[..., Any]) -> None:
     job = make_job(num_rollout=str(STEPS), rollout_num_gpus="2", rollout_max_response_len="48", lr="1e-4")
     process, run = job.start(), job.folder / "run"

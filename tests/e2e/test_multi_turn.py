@@ -30,6 +30,7 @@ FLAGS = {
 }
 
 
+@pytest.mark.long
 def test_a_conversation_goes_on_where_it_was_cut_off_and_only_the_models_tokens_are_trained_on(
     make_job: Callable[..., Any],
 ) -> None:

@@ -75,6 +75,7 @@ def test_an_agent_process_is_trained_on_what_the_model_said_in_two_turns(make_jo
     assert max(row.get("train/log_prob_abs_diff_max", 0.0) for row in job.metrics()) < 1e-4
 
 
+@pytest.mark.long
 def test_a_model_learns_through_an_agent_inside_the_run(make_job: Callable[..., object]) -> None:
     job = make_job(num_rollout="40", n_samples_per_prompt="6")
     prepare(job)
@@ -99,6 +100,7 @@ def test_an_agent_that_is_not_there_is_an_error_before_anything_starts(make_job:
         assert said in done.stderr + done.stdout
 
 
+@pytest.mark.long
 def test_the_example_trains_a_real_model_in_two_turns(tmp_path: Path, small_model: Path) -> None:
     root = Path(__file__).parents[2]
     flags = {

@@ -29,6 +29,7 @@ def test_the_engine_gets_the_weights_of_two_trainer_processes(
     assert (job.folder / "saved").is_dir()
 
 
+@pytest.mark.long
 def test_each_process_writes_its_pieces_beside_the_steps_and_one_process_goes_on_with_them(
     make_job: Callable[..., Any],
 ) -> None:
@@ -74,6 +75,7 @@ def two_machines() -> Iterator[str]:
         process.communicate("")
 
 
+@pytest.mark.long
 def test_trainer_processes_on_two_machines_train_one_model(
     two_machines: str, make_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

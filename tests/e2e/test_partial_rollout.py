@@ -77,6 +77,7 @@ def test_what_was_cut_off_goes_on_under_new_weights_and_its_old_tokens_are_not_t
     assert max(row["rollout/buffer_tokens"] for row in rows) > 0
 
 
+@pytest.mark.long
 def test_kill_9_at_a_random_point_and_the_same_command_lose_and_repeat_nothing(make_job: Callable[..., Any]) -> None:
     whole = make_job(**FLAGS, run_dir="whole", save="whole-saved")
     done = whole.run(*SWITCHES)
@@ -100,6 +101,7 @@ def test_kill_9_at_a_random_point_and_the_same_command_lose_and_repeat_nothing(m
     assert stored_ids(killed.folder / "killed") == stored_ids(whole.folder / "whole") == list(range(6 * 4 * 4))
 
 
+@pytest.mark.long
 def test_over_sampling_a_filter_and_a_fallback_go_with_partial_rollout(make_job: Callable[..., Any]) -> None:
     job = make_job(**{**FLAGS, "max_sampling_rounds": "3", "num_rollout": "4"})
     filters = ("--dynamic-sampling-filter-path", "check_reward_nonzero_std", "--on-insufficient", "fallback")

@@ -21,6 +21,7 @@ def trained_on(run: Path) -> list[tuple[str, str]]:
     return [groups[group] for group in sorted(groups)]
 
 
+@pytest.mark.long
 def test_a_run_trains_on_the_epoch_that_its_files_make(make_job: Callable[..., object]) -> None:
     job = make_job(
         prompt_data="digits.jsonl@[:4]",

@@ -23,7 +23,7 @@ def mean_reward(rows: list[dict[str, float]], steps: slice) -> float:
     return sum(rewards) / len(rewards)
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
+@pytest.mark.parametrize("seed", ["1", pytest.param("2", marks=pytest.mark.long)])
 def test_a_model_from_scratch_learns_to_echo_a_digit(make_job: Callable[..., object], seed: str) -> None:
     job = make_job(rollout_seed=seed)
     done = job.run()
@@ -47,6 +47,7 @@ def test_a_model_from_scratch_learns_on_a_gpu_that_engine_and_trainer_share(make
     assert max(row.get("train/log_prob_abs_diff", 0.0) for row in rows) < 0.05
 
 
+@pytest.mark.long
 def test_ppo_with_a_critic_raises_the_reward_and_saves_both(make_job: Callable[..., object]) -> None:
     job = make_job(num_rollout="30", advantage_estimator="ppo", num_critic_only_steps="2", save="saved")
     done = job.run()
@@ -59,6 +60,7 @@ def test_ppo_with_a_critic_raises_the_reward_and_saves_both(make_job: Callable[.
     assert (job.folder / "saved" / "iter_0000030" / "critic" / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.long
 def test_adapters_alone_learn_to_echo_a_digit(make_job: Callable[..., object]) -> None:
     """The output weight stays as it is; a new model's is too small to say anything for certain."""
     job = make_job(rollout_seed="3", num_rollout="30", lora_rank="16", save_hf="adapter")
@@ -137,6 +139,7 @@ def test_kill_9_in_the_middle_and_the_same_command_give_the_same_metrics(make_jo
     assert {path.name for path in exported.iterdir()} == {path.name for path in saved.iterdir()}
 
 
+@pytest.mark.long
 def test_checkpoints_written_beside_the_steps_survive_kill_9_and_give_the_same_metrics(
     make_job: Callable[..., object],
 ) -> None:
