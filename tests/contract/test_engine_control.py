@@ -16,7 +16,7 @@ from slimrl.sync.disk import DiskWay
 from slimrl.sync.fleet import Fleet
 from slimrl.types import SamplingParams
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 PROMPT = "Once upon a time"
 LONG = {"max_new_tokens": 40, "temperature": 1.0, "ignore_eos": True}

@@ -13,7 +13,7 @@ import torch
 from slimrl.engines.client import HttpEngineClient
 from slimrl.types import SamplingParams
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 PROMPT = "The capital of France is"
 TEXT = "Water boils at one hundred degrees. It freezes at zero, and that is how the scale was made: by two numbers."

@@ -46,7 +46,7 @@ class Job:
         arguments = [part for flag, value in flags.items() for part in (flag, value)]
         return [sys.executable, "-m", "slimrl", "train", "--rollout-shuffle", *arguments, *extra]
 
-    def run(self, *extra: str, timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
+    def run(self, *extra: str, timeout_s: float = 700) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*extra), cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=timeout_s
         )

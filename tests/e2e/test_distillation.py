@@ -16,7 +16,7 @@ from slimrl.engines.process import EngineProcess, EngineSettings, embedded_comma
 
 from .conftest import Job, environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def run_without_reward(job: Job, *extra: str) -> None:
     place = command.index("--custom-rm-path")
     del command[place : place + 2]
     done = subprocess.run(
-        command, cwd=job.folder, env=environment(), capture_output=True, text=True, timeout=250, check=False
+        command, cwd=job.folder, env=environment(), capture_output=True, text=True, timeout=700, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FAN_OUT = """
 import copy
@@ -45,7 +45,7 @@ def evaluate(folder: Path, *words: str) -> dict[str, Any]:
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=700,
     )
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)

@@ -45,7 +45,7 @@ def run_without_prompt_data(job: Job, *extra: str) -> subprocess.CompletedProces
     place = command.index("--prompt-data")
     del command[place : place + 2]
     return subprocess.run(
-        command, cwd=job.folder, env=environment(), capture_output=True, text=True, timeout=200, check=False
+        command, cwd=job.folder, env=environment(), capture_output=True, text=True, timeout=700, check=False
     )
 
 

@@ -23,7 +23,7 @@ def run(command: str, model: Path | None = None, output: Path | None = None) -> 
     instead = {"DIR": str(model), "scores.jsonl": str(output)}
     words = [instead.get(word, word) for word in shlex.split(command)]
     words[:1] = [sys.executable, "-m", "slimrl"]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=400)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from slimrl.cli.main import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_a_replay_agrees_with_the_run_and_finds_what_was_changed(

@@ -1,6 +1,6 @@
 """Triton kernels for what torch would do in several passes over a large tensor; imported only where there is a GPU.
 
-torch.compile makes such kernels, too; of the sums over a row it made one that took twelve times as long (H100).
+torch.compile makes such kernels, too; of the sums over a row it made one that took at least nine times as long (H100).
 """
 
 from __future__ import annotations

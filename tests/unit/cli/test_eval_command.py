@@ -84,7 +84,7 @@ def test_counts_of_what_did_not_happen_are_not_told() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_rewards_of_every_kind_in_one_evaluation(flags: dict[str, object], slimrl: Run, tmp_path: Path) -> None:
     (tmp_path / "sets.toml").write_text(
         """
@@ -156,7 +156,7 @@ def test_rewards_of_every_kind_in_one_evaluation(flags: dict[str, object], slimr
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_failed_reward_ends_the_evaluation_where_it_is_told_to(flags: dict[str, object], slimrl: Run) -> None:
     flags["--custom-rm-path"] = "rewards.py:broken"
     outcome = slimrl(*words(flags, *DIGITS, "--on-unscored", "stop"))

@@ -267,7 +267,7 @@ def start(folder: Path, num_lines: int) -> subprocess.Popen[str]:
         # a shell that starts the tests in the background has them ignore it
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (folder / "out.jsonl").exists() or len((folder / "out.jsonl").read_bytes().splitlines()) < 3:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
@@ -293,7 +293,7 @@ def test_a_killed_command_is_continued_and_a_torn_line_dropped(slimrl: Run, fold
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(folder: Path) -> None:
     with start(folder, 300) as process:
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
     rows = read(folder)
     assert 3 <= len(rows) < 300

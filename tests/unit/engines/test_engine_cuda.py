@@ -10,7 +10,7 @@ import torch
 
 from slimrl.engines.embedded.request import Request
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": True},

@@ -21,7 +21,7 @@ from slimrl.megatron.trainer import MegatronTrainer
 from slimrl.traits import advantage_traits
 from slimrl.types import TrainBatch
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
 FAMILIES = ("llama-tied", "llama3-rope", "mistral", "qwen2", "qwen3", "qwen3-moe", "glm4", "deepseek-v3")
 

@@ -344,7 +344,7 @@ def launched(request: pytest.FixtureRequest, folder: Path, single: dict[Case, Tr
                 subprocess.Popen([*command, str(rank), str(size)], env=environment, stdout=output, stderr=output)
             )
     try:
-        end = time.monotonic() + 360
+        end = time.monotonic() + 800
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
             if any(process.poll() for process in processes):
                 break  # the others wait for it
@@ -369,7 +369,7 @@ def cases_of(launched: dict[str, list[Trained]], dtype: str = "float32") -> list
     return [(name, case) for name, case in cases if case.dtype == dtype]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_losses_and_gradient_norms_are_those_of_one_process(
     launched: dict[str, list[Trained]], single: dict[Case, Trained]
 ) -> None:

@@ -23,7 +23,7 @@ from slimrl.engines.embedded.threads import ThreadChoice
 from slimrl.errors import EngineError
 
 STEADY_STEPS = 2
-"""Steps with the same rows after which recording one pays: it takes as long as two."""
+"""Steps with the same rows before one is recorded: where rows keep changing, recordings would be thrown away."""
 FIRST_ROOM = {"cpu": 1, "cuda": 256}
 """Tokens that a row has room for at first: on a GPU it moves rarely, so that more steps are alike."""
 
