@@ -119,7 +119,7 @@ def prepare(argv: Sequence[str]) -> Prepared:
         if model is not None:
             config = attempt(partial(with_teacher, config, model.config), problems) or config
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(list(dict.fromkeys(problems)))
     assert plugins is not None, "a check that failed has named its problem"
     has_critic = advantage_traits_of(plugins.advantage).needs_values
     num_trained = None

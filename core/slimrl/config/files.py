@@ -20,11 +20,10 @@ def check_files(config: Config) -> Iterator[str]:
     if ckpt.hf_checkpoint is not None:
         try:
             model = open_hf_folder(ckpt.hf_checkpoint, "--hf-checkpoint")
+            found = [*_lengths(config, model), *check_template_of(model, config.rollout)]
         except CheckpointError as error:
-            yield str(error)
-        else:
-            yield from _lengths(config, model)
-            yield from check_template_of(model, config.rollout)
+            found = [str(error)]
+        yield from found
     if ckpt.ref_load is not None and not ckpt.ref_load.is_dir():
         yield f"--ref-load {ckpt.ref_load} is not a folder; expected a Hugging Face checkpoint or one of slimrl"
     if ckpt.critic_load is not None and not ckpt.critic_load.is_dir():

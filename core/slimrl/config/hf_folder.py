@@ -46,9 +46,12 @@ class HfFolder:
         """The text of the chat template; of several, all as JSON."""
         template = self.path / "chat_template.jinja"
         if template.exists():
-            return template.read_text(encoding="utf-8")
+            try:
+                return template.read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{template} cannot be read: {error}") from error
         for settings in (self.path / "chat_template.json", self.path / "tokenizer_config.json"):
-            found = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.exists() else None
+            found = _read_object(settings).get("chat_template") if settings.exists() else None
             if found:
                 return found if isinstance(found, str) else json.dumps(found)
         return None
@@ -61,7 +64,7 @@ class HfFolder:
             return (
                 2 * int(self.config["num_hidden_layers"]) * int(self.config.get("num_key_value_heads") or heads) * width
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
             return None
 
     def sizes(self) -> dict[str, int]:
@@ -91,33 +94,37 @@ def open_hf_folder(path: Path, flag: str) -> HfFolder:
     if not path.is_dir():
         kind = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(f"{flag} {path} {kind}; expected the folder of a Hugging Face checkpoint")
-    config = _read_config(path / "config.json", flag)
+    if not (path / "config.json").exists():
+        raise CheckpointError(f"{flag} {path} has no config.json; expected a Hugging Face checkpoint")
+    config = _read_object(path / "config.json", flag)
     if not any((path / name).exists() for name in TOKENIZER_FILES):
         raise CheckpointError(f"{flag} {path} has no tokenizer; expected {TOKENIZER_FILES[0]} or the like beside it")
-    weights = _weight_files(path)
+    weights = _weight_files(path, flag)
     if not weights and tensors_folder(path) is None:
         raise CheckpointError(f"{flag} {path} has no weights; expected *.safetensors files")
     return HfFolder(path, config, weights)
 
 
-def _read_config(file: Path, flag: str) -> dict[str, Any]:
-    if not file.exists():
-        raise CheckpointError(f"{flag} {file.parent} has no config.json; expected a Hugging Face checkpoint")
+def _read_object(file: Path, flag: str | None = None) -> dict[str, Any]:
+    """What a JSON file of a checkpoint holds; `flag` is what named the checkpoint."""
+    named = f"{flag}: {file}" if flag else str(file)
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{flag}: {file} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{flag}: {file} holds no JSON object")
-    return config
+        raise CheckpointError(f"{named} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{named} holds no JSON object")
+    return found
 
 
-def _weight_files(path: Path) -> tuple[Path, ...]:
+def _weight_files(path: Path, flag: str) -> tuple[Path, ...]:
     # some checkpoints carry their weights a second time in the original layout: the index, or the one file, counts
     index = path / "model.safetensors.index.json"
     if index.exists():
-        names = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-        return tuple(path / name for name in sorted(names))
+        files = _read_object(index, flag).get("weight_map", {})
+        if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+            raise CheckpointError(f"{flag}: {index}: 'weight_map' must have the name of a file for each tensor")
+        return tuple(path / name for name in sorted(set(files.values())))
     whole = path / "model.safetensors"
     return (whole,) if whole.exists() else tuple(sorted(path.glob("*.safetensors")))
 

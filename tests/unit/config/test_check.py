@@ -227,6 +227,13 @@ def test_a_folder_to_resume_from_may_not_exist_yet(make_config: Make, model_fold
     assert check(make_config(ckpt=ckpt)) == []
 
 
+def test_a_chat_template_that_cannot_be_read_is_one_problem_among_others(make_config: Make, model_folder: Path) -> None:
+    (model_folder / "tokenizer_config.json").write_text("{")
+    problems = check(make_config(apply_chat_template=True, rollout_top_k=0))
+    assert len(problems) == 2
+    assert "tokenizer_config.json cannot be read" in " ".join(problems)
+
+
 def test_a_chat_template_must_exist_to_be_applied(make_config: Make, model_folder: Path) -> None:
     assert check(make_config(apply_chat_template=True)) == []
     (model_folder / "tokenizer_config.json").write_text(json.dumps({}))

@@ -29,8 +29,9 @@ def test_the_cache_of_a_token_is_keys_and_values_of_all_layers(model_folder: Pat
     assert open_hf_folder(model_folder, "--x").kv_numbers_per_token() == 2 * 2 * 2 * 16
 
 
-def test_a_config_without_a_shape_has_no_known_cache(model_folder: Path) -> None:
-    (model_folder / "config.json").write_text("{}")
+@pytest.mark.parametrize("config", ["{}", '{"num_attention_heads": 0, "hidden_size": 64, "num_hidden_layers": 2}'])
+def test_a_config_without_a_shape_has_no_known_cache(config: str, model_folder: Path) -> None:
+    (model_folder / "config.json").write_text(config)
     folder = open_hf_folder(model_folder, "--x")
     assert folder.kv_numbers_per_token() is None
     assert folder.max_positions is None
@@ -52,6 +53,28 @@ def test_what_is_missing_or_broken_is_named(file: str, content: str | None, prob
     with pytest.raises(CheckpointError, match="--hf-checkpoint") as caught:
         open_hf_folder(model_folder, "--hf-checkpoint")
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ['{"weight_map": {', "[]", '{"weight_map": []}', '{"weight_map": {"embed": 1}}'])
+def test_an_index_of_weight_files_that_is_none_is_named(content: str, model_folder: Path) -> None:
+    (model_folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"--x: .*model\.safetensors\.index\.json"):
+        open_hf_folder(model_folder, "--x")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", b'{"chat_template": "'),
+        ("tokenizer_config.json", b"[]"),
+        ("chat_template.json", b"\xff"),
+        ("chat_template.jinja", b"\xff"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_read_is_named(file: str, content: bytes, model_folder: Path) -> None:
+    (model_folder / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=file):
+        _ = open_hf_folder(model_folder, "--x").chat_template
 
 
 def test_a_folder_without_a_tokenizer_is_refused(model_folder: Path) -> None:
