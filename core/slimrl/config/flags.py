@@ -130,6 +130,10 @@ def _value(given: Given, setting: Setting, problems: list[str]) -> Any:
     """The typed value by tyro's rules; notes a problem and returns None where it has none."""
     import tyro
 
+    if given.values == ("",) and (setting.base is Path or (setting.base is str and setting.default is None)):
+        # a script's variable is not set; an empty path would be the working directory
+        problems.append(f"--{given.typed} takes {setting.expects}; got an empty one; leave it out, or give it a value")
+        return None
     words = [f"--{given.typed}", *given.values]
     if len(given.values) == 1:  # joined, a value may begin with a dash
         words = ["=".join(words)]

@@ -87,7 +87,7 @@ def _scalar(value: object, kind: type) -> Any:
     # bool is an int to Python and not to a reader
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str) and value:  # an empty one would be the working directory
         return Path(value)
     if type(value) is not kind:
         raise TypeError

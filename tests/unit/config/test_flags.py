@@ -99,6 +99,14 @@ def test_a_wrong_value_says_what_is_expected_and_what_came(argv: list[str], prob
     assert problems_of(*argv) == (problem,)
 
 
+@pytest.mark.parametrize("flag", ["--load", "--save", "--hf-checkpoint", "--run-dir", "--custom-rm-path", "--rm-type"])
+@pytest.mark.parametrize("join", [False, True])
+def test_the_empty_value_of_a_variable_that_is_not_set_is_refused(flag: str, join: bool) -> None:
+    (said,) = problems_of(f"{flag}=") if join else problems_of(flag, "")
+    assert said.startswith(f"{flag} takes a ")
+    assert said.endswith("; got an empty one; leave it out, or give it a value")
+
+
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('[optimizer]\nlr = "x"\n')

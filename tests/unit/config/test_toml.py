@@ -49,6 +49,7 @@ def test_keys_may_be_spelt_as_fields_or_as_flags(tmp_path: Path) -> None:
         ("[optimizer]\nlr = 'x'", "key 'lr' in [optimizer] must be a number, got 'x'"),
         ("[rollout]\nnum_rollout = 1.5", "key 'num_rollout' in [rollout] must be a whole number, got 1.5"),
         ("[rollout]\nnum_rollout = true", "key 'num_rollout' in [rollout] must be a whole number, got True"),
+        ("[ckpt]\nsave = ''", "key 'save' in [ckpt] must be a path, got ''"),
         ("[grpo]\nuse_kl_loss = 1", "key 'use_kl_loss' in [grpo] must be true or false, got 1"),
         ("[grpo]\nkl_loss_type = 'k9'", "key 'kl_loss_type' in [grpo] must be one of k1, k2, k3, low_var_kl, got 'k9'"),
         ("[grpo]\nkl_loss_type = []", "key 'kl_loss_type' in [grpo] must be one of k1, k2, k3, low_var_kl, got []"),
