@@ -38,10 +38,11 @@ TRAINING_SETTINGS: Final = frozenset(
         *("n_samples_per_prompt", "global_batch_size", "num_steps_per_rollout", "num_rollout", "num_epoch"),
         *("over_sampling_batch_size", "dynamic_sampling_filter_path", "max_sampling_rounds", "on_insufficient"),
         *("buffer_filter_path", "partial_rollout", "mask_offpolicy_in_partial_rollout", "max_unscored_fraction"),
-        *("ref_load", "save", "save_interval", "max_checkpoints_to_keep", "no_save_optim", "save_hf"),
+        *("ref_load", "critic_load", "save", "save_interval", "max_checkpoints_to_keep", "no_save_optim", "save_hf"),
         *("async_save", "ckpt_format", "actor_num_nodes", "actor_num_gpus_per_node"),
         *("eval_interval", "skip_eval_before_train", "log_passrate"),
         *("ray_address", "run_dir", "use_tensorboard", "train_async", "max_staleness", "update_weights_interval"),
+        "update_weights_pause",
         *("rollout_function_path", "data_source_path", "rollout_sample_filter_path"),
         *("rollout_all_samples_process_path", "rollout_data_postprocess_path", "custom_reward_post_process_path"),
         *("custom_convert_samples_to_train_data_path", "custom_rollout_log_function_path"),
@@ -135,6 +136,10 @@ def _find_model(config: Config, origins: Origins, problems: list[str]) -> tuple[
     """
     load, hf_checkpoint, is_told = config.ckpt.load, config.ckpt.hf_checkpoint, origins.get("load") == "flag"
     if load is None or (origins.get("hf_checkpoint") == "flag" and not is_told):
+        if origins.get("ckpt_step") == "flag":
+            problems.append(
+                f"--ckpt-step {config.ckpt.ckpt_step} has no effect without --load, the folder of checkpoints"
+            )
         return 0, hf_checkpoint, None
     if config.sglang.rollout_external_engine_addrs and is_told:
         problems.append(

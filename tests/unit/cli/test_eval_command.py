@@ -68,12 +68,38 @@ def words(flags: dict[str, object], *more: object, without: tuple[str, ...] = ()
     return ["eval", *(word for pair in flags.items() if pair[0] not in without for word in pair), *more]
 
 
+HEEDED = frozenset(
+    [
+        *("hf_checkpoint", "load", "ckpt_step"),
+        *("input_key", "label_key", "metadata_key", "tool_key", "apply_chat_template", "apply_chat_template_kwargs"),
+        *("rollout_seed", "rollout_max_response_len", "rollout_max_prompt_len", "rollout_max_context_len"),
+        *("rollout_temperature", "rollout_top_p", "rollout_top_k", "rollout_stop", "rollout_stop_token_ids"),
+        *("custom_generate_function_path", "rollout_sample_hook_path", "generate_retries"),
+        *("rm_type", "reward", "custom_rm_path", "reward_key", "group_rm", "rm_timeout", "rm_workers", "rm_cache_size"),
+        *("on_unscored", "rm_url", "eval_prompt_data", "eval_config", "n_samples_per_eval_prompt"),
+        *("eval_input_key", "eval_label_key", "eval_tool_key", "eval_reward_key", "eval_pass_threshold"),
+        *("eval_max_response_len", "eval_max_prompt_len", "eval_max_context_len", "eval_min_new_tokens"),
+        *("eval_temperature", "eval_top_p", "eval_top_k", "custom_eval_rollout_log_function_path"),
+        "eval_function_path",  # to be refused with its own reason
+        *("rollout_external_engine_addrs", "rollout_num_gpus_per_engine", "sglang_server_concurrency"),
+        *("sglang_max_running_requests", "rollout_health_check_interval", "rollout_health_check_timeout"),
+        *("rollout_num_gpus", "device", "dtype", "num_threads", "seed", "deterministic", "progress"),
+    ]
+)
+"""What `slimrl eval` reads of training's settings."""
+
+
 DIGITS = ("--eval-prompt-data", "digits", "digits.jsonl")
 
 
 def test_every_setting_of_training_alone_is_a_setting() -> None:
     assert set(settings()) >= TRAINING_SETTINGS
     assert set(categories()) >= TRAINING_CATEGORIES
+
+
+def test_every_other_setting_is_one_that_an_evaluation_reads() -> None:
+    others = {name for name, setting in settings().items() if setting.category not in TRAINING_CATEGORIES}
+    assert others - TRAINING_SETTINGS == HEEDED
 
 
 def test_counts_of_what_did_not_happen_are_not_told() -> None:
@@ -212,6 +238,7 @@ def test_a_prompt_that_does_not_fit_is_refused_before_an_engine_starts(
         ((*DIGITS, "--data-source-path", "x.py:source"), (), "--data-source-path has no effect in slimrl eval"),
         ((*DIGITS, "--eval-function-path", "x.py:f"), (), "--eval-function-path x.py:f: such a function works with"),
         ((*DIGITS, "--run-dir", "x"), (), "--run-dir has no effect in slimrl eval"),
+        ((*DIGITS, "--ckpt-step", "3"), (), "--ckpt-step 3 has no effect without --load"),
         (("--eval-config", "sets.toml"), (), "evaluation set 'a': there is no generator 'single_trun'"),
         (("--eval-prompt-data", "digits", "gone.jsonl"), (), "--eval-prompt-data digits gone.jsonl: No such file"),
     ],
