@@ -106,9 +106,7 @@ def read_eval_config(path: Path, problems: list[str]) -> list[EvalDataset]:
         problems.append(f"{where}'defaults' must be a table, got {defaults!r}")
         defaults = {}
     if isinstance(datasets, Mapping):
-        datasets = [
-            {"name": name, **(rest or {})} for name, rest in datasets.items() if rest is None or _is_table(rest)
-        ]
+        datasets = [{"name": name, **rest} if _is_table(rest) else rest for name, rest in datasets.items()]
     if not isinstance(datasets, list) or not datasets:
         problems.append(f"{where}'datasets' must be a list of tables, each with a name and a path")
         return []

@@ -97,6 +97,8 @@ def test_keys_are_the_sets_else_evaluations_else_trainings() -> None:
         ("datasets: [{name: a, path: p, top_p: 2}]", "'top_p' must be more than 0 and at most 1; got 2"),
         ("datasets: [{name: a}]", "dataset 'a': path must be given"),
         ("datasets: [a]", "dataset 1 must be a table, got 'a'"),
+        ("datasets: {a: {path: p}, b: q}", "dataset 2 must be a table, got 'q'"),
+        ("datasets: {a: {path: p}, b: }", "dataset 2 must be a table, got None"),
         ("datasets: []", "'datasets' must be a list of tables"),
         ("dataset: [{name: a, path: p}]", "unknown key 'dataset'; did you mean datasets?"),
         ("defaults: {path: x}\ndatasets: [{name: a, path: p}]", "defaults: unknown key 'path'"),
