@@ -154,7 +154,7 @@ def format_plan(plan: Plan, config: Config) -> str:
         ("prompts", prompts),
         ("batch", _batch_line(p)),
         ("length", length),
-        ("reward", config.rollout.custom_rm_path or config.rollout.rm_type or ""),
+        ("reward", _reward_line(config)),
         ("device", f"{p.device}, {p.dtype}, {p.num_threads} threads"),
         ("engines", _engines_line(p, config)),
     ]
@@ -173,9 +173,18 @@ def format_plan(plan: Plan, config: Config) -> str:
     return "\n".join(lines)
 
 
+def _reward_line(config: Config) -> str:
+    """What scores samples: the first that there is."""
+    rollout = config.rollout
+    if is_sft(rollout):
+        return "none: rows are trained on as they are"
+    named = rollout.custom_rm_path or " + ".join(rollout.reward) or (rollout.rm_type or "").strip()
+    return named or ("what rows name (metadata.rm_type)" + ", else none" * config.grpo.use_opd)
+
+
 def _engines_line(p: Plan, config: Config) -> str:
     if is_sft(config.rollout):
-        return "none: rows are trained on as they are"
+        return "none"
     if not p.num_engines:
         return f"running already: {' '.join(config.sglang.rollout_external_engine_addrs)}"
     return f"{p.num_engines} embedded with {p.engine_threads} of the threads each"

@@ -172,6 +172,22 @@ def test_the_text_has_batches_steps_processes_and_memory(make_config: Make, prom
         assert words in text
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "math"),
+        ({"reward": ("math=1", "f1=0.5")}, "math=1 + f1=0.5"),
+        ({"reward": ("math",), "custom_rm_path": "judge.py:score"}, "judge.py:score"),
+        ({"rm_type": None}, "what rows name (metadata.rm_type)"),
+        ({"rm_type": None, "grpo": GrpoConfig(use_opd=True)}, "what rows name (metadata.rm_type), else none"),
+    ],
+)
+def test_the_text_names_the_reward_that_counts(changes: dict[str, object], line: str, make_config: Make) -> None:
+    config = make_config(cluster=CPU, **changes)
+    text = format_plan(make_plan(config, num_prompts=2), config)
+    assert f"reward      {line}" in text.splitlines()
+
+
 def test_what_is_unset_is_derived_and_said_to_be(make_config: Make, prompt_file: object) -> None:
     config = make_config(
         num_rollout=None,
