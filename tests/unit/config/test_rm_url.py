@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from slimrl.config import Config, EvalConfig
@@ -40,6 +43,12 @@ def test_rows_that_name_remote_rm_are_reason_enough(make_config: Make, prompt_fi
     with prompt_file.open("a") as file:
         file.write('{"input": "1", "label": "1", "metadata": {"rm_type": "remote_rm"}}\n')
     assert check(make_config(rm_url=URL)) == []
+
+
+def test_rows_of_a_compressed_file_are_too(make_config: Make, tmp_path: Path) -> None:
+    rows = [{"input": str(i), "metadata": json.dumps({"rm_type": "remote_rm", "n": i})} for i in range(100)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet", compression="gzip", write_statistics=False)
+    assert check(make_config(rm_url=URL, prompt_data=(str(tmp_path / "rows.parquet"),))) == []
 
 
 def test_rows_of_an_evaluation_set_are_too(make_config: Make, tmp_path: Path) -> None:
