@@ -75,7 +75,7 @@ def print_help(
         lines += [] if one is kind else ["", (one.__doc__ or one.__name__).strip().splitlines()[0]]
         for setting in _settings(one):
             takes = "" if setting.base is bool else f" {_metavar(setting)}"
-            default = "" if setting.base is bool or setting.default in (None, ()) else f" Default: {setting.default}."
+            default = f" Default: {setting.told_default}." if setting.told_default and setting.base is not bool else ""
             text = textwrap.wrap(setting.help + default, 76, initial_indent=" " * 6, subsequent_indent=" " * 6)
             lines += [f"  {setting.flag}{takes}", *text]
     lines += ["", *textwrap.wrap(PLUGIN_FLAGS_HELP, 100)] if takes_plugin_flags else []

@@ -16,21 +16,25 @@ from slimrl.config.toml import read_toml
 from slimrl.config.words import Given, given_flags
 from slimrl.errors import ConfigError
 
-# Flags of the guide that need more than this version has; known by name so that no wrong flag is suggested.
-UNSUPPORTED = frozenset(
-    [
-        "colocate",
-        "sglang-log-level",
-        "sglang-mem-fraction-static",
-    ]
+SHAPE = (
+    *("swiglu", "disable-bias-linear", "add-qkv-bias", "qk-layernorm", "normalization", "group-query-attention"),
+    *("use-rotary-position-embeddings", "rotary-percent", "untie-embeddings-and-output-weights"),
+    *("max-position-embeddings", "make-vocab-size-divisible-by", "num-experts", "moe-router-topk"),
+    *("moe-ffn-hidden-size", "moe-layer-freq", "moe-shared-expert-intermediate-size"),
 )
-
 NEEDLESS = {
     "loss-mask-type": (
         "the checkpoint's own chat template says which tokens are the assistant's, whatever model it is of; leave it out"
     ),
+    "colocate": (
+        "an embedded engine shares the trainer's device anyway; leave it out, or start SGLang servers on the trainer's "
+        "GPUs and name them with --rollout-external-engine-addrs"
+    ),
+    **dict.fromkeys(SHAPE, "the model's shape is read from --hf-checkpoint; leave it out"),
 }
 """Flags that users of slime know, and why there is nothing to set here."""
+SERVERS = "sglang-"
+"""How slime's users give flags to the SGLang servers that slime starts."""
 
 REWARD_CHOICES = frozenset({"rm_type", "reward", "custom_rm_path"})
 """Ways to say what scores: one given as a flag goes before all that a file says, not only before the same one."""
@@ -119,11 +123,15 @@ def _setting(given: Given, table: Mapping[str, Setting]) -> Setting | None:
 
 
 def _unknown(typed: str, known: Sequence[str]) -> str:
-    if typed in UNSUPPORTED:
-        return f"unknown flag --{typed}; this version of slimrl does not support it yet"
     if typed in NEEDLESS:
         return f"--{typed} is not needed: {NEEDLESS[typed]}"
-    return f"unknown flag --{typed}" + did_you_mean(typed, [name.replace("_", "-") for name in known], "--")
+    close = did_you_mean(typed, [name.replace("_", "-") for name in known], "--")
+    if typed.startswith(SERVERS) and not close:
+        return (
+            f"unknown flag --{typed}: slimrl starts no SGLang server; give it --{typed.removeprefix(SERVERS)} "
+            "where you start it, and name it with --rollout-external-engine-addrs"
+        )
+    return f"unknown flag --{typed}" + close
 
 
 def _value(given: Given, setting: Setting, problems: list[str]) -> Any:
@@ -164,10 +172,9 @@ def _metavar(setting: Setting) -> str | None:
 
 
 def _hint(setting: Setting) -> str:
-    if setting.default is None or setting.default == ():
+    if not setting.told_default:
         return ""
-    value = str(setting.default).lower() if setting.base is bool else setting.default
-    return f"(default: {value})"
+    return f"(default: {setting.told_default})"
 
 
 def _print_help(

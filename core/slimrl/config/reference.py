@@ -31,13 +31,8 @@ def renew(page: str) -> str:
 def _row(setting: Setting) -> str:
     takes = "" if setting.base is bool else setting.expects
     flag = f"`{setting.flag}`" + (f" / `--no{setting.flag[1:]}`" if setting.base is bool else "")
-    return f"| {flag} | {takes} | {_default(setting)} | {setting.help.replace('|', chr(92) + '|')} |"
-
-
-def _default(setting: Setting) -> str:
-    if setting.default is None or setting.default == ():
-        return ""
-    return f"`{str(setting.default).lower() if setting.base is bool else setting.default}`"
+    default = f"`{setting.told_default}`" if setting.told_default else ""
+    return f"| {flag} | {takes} | {default} | {setting.help.replace('|', chr(92) + '|')} |"
 
 
 if __name__ == "__main__":

@@ -62,6 +62,15 @@ class Setting:
         return get_args(self.base) if get_origin(self.base) is Literal else ()
 
     @property
+    def told_default(self) -> str:
+        """The default as it would be typed; empty where there is none."""
+        if self.default is None:
+            return ""
+        if self.item is not None:
+            return " ".join(map(str, self.default))
+        return str(self.default).lower() if self.base is bool else str(self.default)
+
+    @property
     def expects(self) -> str:
         """What a value must be, in words."""
         if self.choices:

@@ -17,6 +17,8 @@ class Flags:
     """Coins that are tossed."""
     bias: float = 0.0
     """How much likelier heads are."""
+    sides: tuple[str, ...] = ("heads", "tails")
+    """What a coin shows."""
     json: bool = False
     """Print JSON."""
     seed: int | None = None
@@ -30,6 +32,7 @@ def test_help_has_every_default_that_says_something(capsys: pytest.CaptureFixtur
     assert told == {
         "--coins": "Coins that are tossed. Default: 1.",
         "--bias": "How much likelier heads are. Default: 0.0.",
+        "--sides": "What a coin shows. Default: heads tails.",
         "--json": "Print JSON.",
         "--seed": "Seed of the tosses.",
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slimrl.config import Config
-from slimrl.config.flags import UNSUPPORTED, parse
+from slimrl.config.flags import NEEDLESS, parse
 from slimrl.config.settings import flatten, settings
 from slimrl.errors import ConfigError
 
@@ -68,13 +68,25 @@ def test_a_flag_of_slimes_that_is_not_needed_is_refused_with_the_reason() -> Non
     assert said.startswith("--loss-mask-type is not needed: the checkpoint's own chat template says which tokens")
 
 
-@pytest.mark.parametrize("flag", sorted(UNSUPPORTED))
-def test_a_flag_of_a_larger_system_is_refused_without_a_false_suggestion(flag: str) -> None:
-    assert problems_of(f"--{flag}", "2") == (f"unknown flag --{flag}; this version of slimrl does not support it yet",)
+@pytest.mark.parametrize("flag", ["log-level", "mem-fraction-static", "cuda-graph-max-bs"])
+def test_a_flag_for_sglangs_servers_is_refused_with_where_to_give_it(flag: str) -> None:
+    assert problems_of(f"--sglang-{flag}", "2") == (
+        f"unknown flag --sglang-{flag}: slimrl starts no SGLang server; give it --{flag} where you start it, and "
+        "name it with --rollout-external-engine-addrs",
+    )
+    (said,) = problems_of("--sglang-server-concurency", "2")
+    assert said.endswith("; did you mean --sglang-server-concurrency?")
 
 
-def test_no_supported_flag_is_listed_as_unsupported() -> None:
-    assert not UNSUPPORTED & {name.replace("_", "-") for name in settings()}
+@pytest.mark.parametrize("flag", ["colocate", "swiglu", "untie-embeddings-and-output-weights"])
+def test_a_flag_of_slimes_scripts_that_says_what_is_so_anyway_is_refused_with_the_reason(flag: str) -> None:
+    (said,) = problems_of(f"--{flag}")
+    assert said.startswith(f"--{flag} is not needed: ")
+    assert "leave it out" in said
+
+
+def test_no_flag_is_listed_as_needless() -> None:
+    assert not NEEDLESS.keys() & {name.replace("_", "-") for name in settings()}
 
 
 def test_only_switches_have_a_negative() -> None:
