@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from slimrl.cli.command_flags import read_flags, typed_settings
 from slimrl.cli.plugin_flags import check_options
+from slimrl.cli.reward_flags import check_scoring
 from slimrl.config import Config
 from slimrl.config.distillation import as_distillation
 from slimrl.config.flags import parse
@@ -20,7 +21,7 @@ from slimrl.errors import PluginError, UsageError
 from slimrl.observe.run_dir import RunDir
 from slimrl.observe.stored_rollout import read_rollout, stored_steps
 from slimrl.registry import Options, PluginReferences, PluginSet, Registry, RewardTable, resolve_rewards
-from slimrl.registry.kinds import Kind, RunHook
+from slimrl.registry.kinds import KIND_NAMES, RUN_HOOK_NAMES, AnyKind, Kind, RunHook
 from slimrl.registry.rewards import RM_TYPE
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def resolve_job(run: RunDir, words: Sequence[str], registry: Registry) -> Job:
         raise UsageError("--num-threads has no effect with --no-model; leave one out")
     if flags.num_threads is not None and flags.num_threads < 1:
         raise UsageError(f"--num-threads {flags.num_threads} must be at least 1")
-    if flags.rm_timeout is not None and flags.rm_timeout <= 0:
-        raise UsageError(f"--rm-timeout {flags.rm_timeout:g} must be above 0")
+    if problems := list(check_scoring(flags.rm_timeout, None)):
+        raise UsageError(problems)
     if config.grpo.keep_old_actor and flags.model:
         raise UsageError(
             "the run was made with --keep-old-actor: its old log-probs are of weights that no checkpoint has; replay "
@@ -142,14 +143,26 @@ def _rm_types(steps: Mapping[int, Path]) -> list[str]:
 
 def _changed(run: RunDir, registry: Registry) -> Iterator[str]:
     """What plugins.lock has another hash of."""
-    if not run.plugins_lock.is_file():
-        return
-    for row in json.loads(run.plugins_lock.read_text(encoding="utf-8")):
-        name = f"{row['kind']} {row['reference']}"
+    for kind, reference, file_hash in _locked(run.plugins_lock):
+        name = f"{kind} {reference}"
         try:
-            found = registry.resolve(row["kind"], row["reference"])
+            found = registry.resolve(kind, reference)
         except PluginError as error:
             yield f"{name} cannot be loaded any more: {'; '.join(error.problems)}"
             continue
-        if found.file_hash != row["sha256"]:
+        if found.file_hash != file_hash:
             yield f"{name} has another source than in the run"
+
+
+def _locked(lock: Path) -> list[tuple[AnyKind, str, str]]:
+    """Kind, reference and hash of each plugin that the run had."""
+    if not lock.is_file():
+        return []
+    try:
+        rows = json.loads(lock.read_text(encoding="utf-8"))
+        found = [(row["kind"], row["reference"], row["sha256"]) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{lock} is no list of plugins: {error!r}") from error
+    if unknown := [kind for kind, _, _ in found if kind not in (*KIND_NAMES, *RUN_HOOK_NAMES)]:
+        raise UsageError(f"{lock} is no list of plugins: there is no kind {unknown[0]!r}")
+    return found

@@ -39,7 +39,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
         (["run", "--no-model", "--catch-up"], "--catch-up has no effect with --no-model"),
         (["run", "--no-model", "--num-threads", "2"], "--num-threads has no effect with --no-model"),
         (["run", "--num-threads", "0"], "--num-threads 0 must be at least 1"),
-        (["run", "--rm-timeout", "0"], "--rm-timeout 0 must be above 0"),
+        (["run", "--rm-timeout", "0"], "--rm-timeout must be above 0; got 0"),
+        (["run", "--rm-timeout", "nan"], "--rm-timeout must be above 0; got nan"),
+        (["run", "--rm-timeout", "inf"], "--rm-timeout must be above 0; got inf"),
         (["run", "--stepp", "1"], "unknown flag --stepp; did you mean --step?"),
     ],
 )
@@ -51,6 +53,14 @@ def test_a_wrong_command_is_one_clear_error(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert said in captured.err
+
+
+@pytest.mark.parametrize("text", ["", "7", '[{"kind": "reward"}]', '[{"kind": "x", "reference": "y", "sha256": ""}]'])
+def test_a_lock_of_plugins_that_is_none_is_told(run: RunDir, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run.plugins_lock.write_text(text)
+    assert main(["replay", "run", "--no-model"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: run/plugins.lock is no list of plugins")
 
 
 def test_a_run_without_stored_samples_is_told(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
