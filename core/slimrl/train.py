@@ -6,12 +6,11 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
 
-from slimrl.checkpoints import Start, check_whole, find_start
+from slimrl.checkpoints import Start
 from slimrl.cluster.actors import PluginPass
 from slimrl.cluster.crew import Crew, CrewSettings
 from slimrl.cluster.ray_session import ray_session
@@ -25,7 +24,7 @@ from slimrl.config.plan import Plan
 from slimrl.config.prompt_files import parse_prompt_file
 from slimrl.config.toml import to_toml
 from slimrl.engines.process import EngineSettings
-from slimrl.errors import CheckpointError, UsageError
+from slimrl.errors import UsageError
 from slimrl.interrupt import Interrupt
 from slimrl.observe.clock import StepClock
 from slimrl.observe.cpu import ProcessMeter
@@ -36,6 +35,7 @@ from slimrl.observe.run_dir import RunDir, write_atomically
 from slimrl.observe.summary import print_summary
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.settings import RolloutSettings
+from slimrl.run_start import find_run_folder, find_run_start
 from slimrl.saving import Saving
 
 
@@ -118,15 +118,14 @@ def save(saving: Saving, step: int, progress: StepProgress) -> int:
 
 
 def open_run(config: Config, plan: Plan, start: Start, plugins: PluginSet, origins: Origins) -> RunDir:
-    """The run's folder: a new one, or that of the run which is resumed."""
-    default = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    run = RunDir((config.observe.run_dir or start.run or default).resolve())
-    if config.ckpt.load is None and run.metrics.exists():
-        raise UsageError(
-            f"--run-dir {run.path}: a run is there already; give --load {run.checkpoints} to go on with it, "
-            "or another folder"
-        )
-    run.create()
+    """The run's folder, and that of its checkpoints: what cannot be written fails now and not after some hours."""
+    run = find_run_folder(config, start)
+    try:
+        run.create()
+        if config.ckpt.save is not None:
+            config.ckpt.save.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{error.filename} cannot be made: {error.strerror or error}; name another folder") from error
     run.forget_from(start.step)
     write_atomically(run.config, to_toml(config, origins, plugins.options.of_plugins()))
     write_atomically(run.plugins_lock, json.dumps(plugins.lock(), indent=1) + "\n")
@@ -182,21 +181,6 @@ def train(config: Config, plan: Plan, plugins: PluginSet, origins: Origins) -> F
     run.event("interrupted" if finished.interrupted else "end", step=finished.step)
     print_summary(run, console)
     return finished
-
-
-def find_run_start(config: Config) -> Start:
-    """Where the run begins; raises CheckpointError when a folder that it would read is damaged."""
-    ckpt = config.ckpt
-    for flag, folder in (("--ref-load", ckpt.ref_load), ("--critic-load", ckpt.critic_load)):
-        if folder is not None:
-            check_whole(folder, flag)
-    start = find_start(ckpt.load, ckpt.ckpt_step)
-    if start.weights is not None and config.trained.lora_rank is not None:
-        raise CheckpointError(
-            f"--load {ckpt.load} holds weights and no adapters to go on with; train adapters on them with "
-            f"--ref-load {start.weights} and no --load"
-        )
-    return start
 
 
 def crew_settings(config: Config, plan: Plan, plugins: PluginSet, run: RunDir, start: Start) -> CrewSettings:

@@ -27,7 +27,7 @@ LAYERS = (
     {"registry"},
     {"scoring", "engines", "data", "observe", "hub", "interrupt"},
     {"rollout", "megatron", "sync", "checkpoints"},
-    {"cluster", "saving"},
+    {"cluster", "saving", "run_start"},
     {"train", "replay"},
     {"testing", "scaffold"},
     {"cli"},

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from slimrl.checkpoints import new_checkpoint
-from slimrl.config import CkptConfig, Config, TrainedConfig
-from slimrl.errors import CheckpointError
-from slimrl.train import find_run_start
+from slimrl.checkpoints import Start, new_checkpoint
+from slimrl.config import CkptConfig, Config, ObserveConfig, TrainedConfig
+from slimrl.errors import CheckpointError, UsageError
+from slimrl.observe.run_dir import RunDir
+from slimrl.run_start import find_run_folder, find_run_start
 
 
 @pytest.fixture
@@ -40,3 +41,49 @@ def test_weights_of_megatron_are_a_start_but_not_of_adapters(megatron: Path) -> 
     assert (start.step, start.checkpoint, start.weights) == (0, None, megatron / "iter_0000040")
     with pytest.raises(CheckpointError, match=r"train adapters on them with --ref-load .*iter_0000040 and no --load"):
         find_run_start(replace(config, trained=TrainedConfig(lora_rank=4)))
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> RunDir:
+    """A run of one step that has ended."""
+    run = RunDir(tmp_path / "run")
+    run.create()
+    run.event("start", step=0)
+    run.log_metrics(0, {"train/loss": 1.0})
+    run.event("end", step=1)
+    return run
+
+
+def of(run: RunDir, load: Path | None) -> Config:
+    return Config(ckpt=CkptConfig(load=load), observe=ObserveConfig(run_dir=run.path))
+
+
+def test_a_folder_that_holds_a_run_is_not_taken_for_another(ended: RunDir, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a run is there already; give --load .*checkpoints to go on with it"):
+        find_run_folder(of(ended, None), Start())
+
+
+def test_a_finished_run_is_not_deleted_because_there_is_nothing_to_load(ended: RunDir, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a finished run is there; --load .*nowhere holds no checkpoint of it"):
+        find_run_folder(of(ended, tmp_path / "nowhere"), Start())
+
+
+def test_a_run_with_checkpoints_is_not_deleted_because_another_folder_was_loaded(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.create()
+    with new_checkpoint(tmp_path / "saved", 3, run.path) as scratch:
+        (scratch / "weights").write_text("all of them")
+    run.log_metrics(0, {"train/loss": 1.0})
+    run.event("checkpoint", step=3, folder=tmp_path / "saved")
+    with pytest.raises(UsageError, match=r"has checkpoints and goes on with --load .*saved; --load .*savd holds no"):
+        find_run_folder(of(run, tmp_path / "savd"), Start())
+    going_on = of(run, tmp_path / "saved")
+    assert find_run_folder(going_on, find_run_start(going_on)).path == run.path
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.create()
+    run.log_metrics(0, {"train/loss": 1.0})
+    run.event("start", step=0)
+    assert find_run_folder(of(run, tmp_path / "saved"), Start()).path == run.path

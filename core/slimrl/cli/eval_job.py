@@ -18,6 +18,7 @@ from slimrl.config.check import check_evaluation
 from slimrl.config.engines import check_device
 from slimrl.config.eval_sets import EvalDataset, eval_datasets
 from slimrl.config.flags import Origins, parse
+from slimrl.config.folders import cannot_be_made
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.plan import has_cuda_device
 from slimrl.config.settings import settings
@@ -225,6 +226,8 @@ def _hooks(config: Config) -> Iterator[str]:
 def _output(run: RunDir, datasets: Sequence[EvalDataset], step: int, flag: str) -> Iterator[str]:
     if run.path.exists() and not run.path.is_dir():
         yield f"{flag} is a file; expected a folder"
+    elif said := cannot_be_made(run.path):
+        yield f"{flag} cannot be made: {said}; name another folder"
     elif run.rollouts.exists():
         yield f"{flag} is the folder of a training run, in which nothing is changed; give another one"
     elif there := [d.name for d in datasets if (run.path / "eval" / d.name / f"{step:06d}.parquet").exists()]:

@@ -15,7 +15,7 @@ from slimrl.cli.main import EXIT_INTERRUPTED
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, take_plugin_flags
 from slimrl.cli.reward_flags import shown_command
 from slimrl.cli.teacher import with_teacher
-from slimrl.config import Config, RolloutConfig
+from slimrl.config import CkptConfig, Config, RolloutConfig
 from slimrl.config.check import check
 from slimrl.config.distillation import as_distillation
 from slimrl.config.estimator import check_estimator
@@ -36,6 +36,7 @@ from slimrl.megatron.trained import count_trained
 from slimrl.registry import Options, PluginReferences, PluginSelection, PluginSet, Registry, load, resolve_all
 from slimrl.registry.rewards import SetReference
 from slimrl.registry.unused_options import unused_options
+from slimrl.run_start import find_run_folder, find_run_start
 from slimrl.traits import advantage_traits_of
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
     """Train, or with --dry-run print the plan; raises UsageError listing everything that is wrong."""
     prepared = prepare(argv)
     if prepared.is_dry_run:
+        find_run_folder(prepared.config, find_run_start(prepared.config))
         sys.stdout.write(format_plan(prepared.plan, prepared.config) + "\n")
         return 0
     from slimrl.train import train  # Ray: only when there is something to start
@@ -75,16 +77,18 @@ def main(argv: Sequence[str]) -> int:
             f"start of another run: --ref-load {latest_checkpoint(finished.checkpoints)}\n"
         )
         return EXIT_INTERRUPTED
-    words = ["slimrl", "train", *argv, *load_again(prepared.config.ckpt.load, finished.checkpoints)]
+    words = ["slimrl", "train", *argv, *load_again(prepared.config.ckpt, finished.checkpoints)]
     sys.stdout.write(
         f"stopped after step {finished.step}; go on with:\n{shown_command(words, prepared.config.rollout.rm_url)}\n"
     )
     return EXIT_INTERRUPTED
 
 
-def load_again(load: Path | None, checkpoints: Path) -> list[str]:
-    """What is added to a command line to go on with it: of two --load the last counts."""
-    return [] if load is not None and load.resolve() == checkpoints.resolve() else ["--load", str(checkpoints)]
+def load_again(ckpt: CkptConfig, checkpoints: Path) -> list[str]:
+    """What is added to a command line to go on with it: of two flags the last counts."""
+    is_there = ckpt.load is not None and ckpt.load.resolve() == checkpoints.resolve()
+    newest = [] if ckpt.ckpt_step is None else ["--ckpt-step", "None"]
+    return [*([] if is_there else ["--load", str(checkpoints)]), *newest]
 
 
 def prepare(argv: Sequence[str]) -> Prepared:

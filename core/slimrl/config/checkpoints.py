@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slimrl.config.ckpt import CkptConfig
+from slimrl.config.folders import cannot_be_made
 from slimrl.config.megatron_folder import tensors_folder
 from slimrl.config.trained import ALL_PARAMETERS, TrainedConfig
 
@@ -65,6 +66,9 @@ def _save_hf(template: str, hf_checkpoint: Path | None) -> Iterator[str]:
         pattern.fullmatch(str(path)) for path in (hf_checkpoint.absolute(), hf_checkpoint.resolve())
     ):
         yield f"--save-hf {template} would replace --hf-checkpoint {hf_checkpoint}; name another folder"
+        return
+    if said := cannot_be_made(first.parent):
+        yield f"--save-hf {template} cannot be made: {said}; name another folder"
         return
     there = first.parent.iterdir() if first.parent.is_dir() else ()
     for path in sorted(path for path in there if pattern.fullmatch(str(path))):

@@ -8,6 +8,7 @@ from pathlib import Path
 from slimrl.config import Config
 from slimrl.config.chat_template import check_template_of
 from slimrl.config.eval_sets import eval_datasets, eval_sets
+from slimrl.config.folders import cannot_be_made
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
 from slimrl.config.lengths import Lengths
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
@@ -31,6 +32,8 @@ def check_files(config: Config) -> Iterator[str]:
     for flag, folder in (("--load", ckpt.load), ("--save", ckpt.save), ("--run-dir", config.observe.run_dir)):
         if folder is not None and folder.exists() and not folder.is_dir():
             yield f"{flag} {folder} is a file; expected a folder"
+        elif folder is not None and flag != "--load" and (said := cannot_be_made(folder)):
+            yield f"{flag} {folder} cannot be made: {said}; name another folder"
     problems: list[str] = []
     specs = parse_prompt_files(config.rollout.prompt_data, problems)
     yield from problems

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from slimrl.cli.train import load_again
+from slimrl.config import CkptConfig
+from slimrl.config.flags import parse
 from slimrl.hub import fetch
 
 Run = Callable[..., Any]
@@ -88,6 +90,26 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(argv: dict[str, object], s
     assert {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts} == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (
+            {"load": "saved", "ckpt_step": 7},
+            "--ckpt-step 7: saved holds no checkpoint of that step; there: none",
+        ),
+        ({"run_dir": "run"}, "run: a run is there already; give --load "),
+    ],
+)
+def test_a_dry_run_also_looks_where_the_run_would_begin(
+    changes: dict[str, object], error: str, argv: dict[str, object], slimrl: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0}\n')
+    outcome = slimrl("train", "--dry-run", *words(argv, **changes))
+    assert (outcome.code, outcome.stdout, outcome.heavy) == (2, "", [])
+    assert error in outcome.stderr
+
+
 def test_the_plan_of_a_run_with_frozen_parameters_has_no_memory_for_training_them(
     argv: dict[str, object], slimrl: Run
 ) -> None:
@@ -101,7 +123,13 @@ def test_the_plan_of_a_run_with_frozen_parameters_has_no_memory_for_training_the
     [(None, ["--load", "saved"]), ("saved", []), ("./saved", []), ("of_megatron", ["--load", "saved"])],
 )
 def test_a_stopped_run_goes_on_from_where_it_saved(load: str | None, added: list[str]) -> None:
-    assert load_again(None if load is None else Path(load), Path("saved")) == added
+    assert load_again(CkptConfig(load=None if load is None else Path(load)), Path("saved")) == added
+
+
+def test_a_run_that_began_at_a_step_of_its_choice_goes_on_from_the_newest() -> None:
+    words = load_again(CkptConfig(load=Path("saved"), ckpt_step=2), Path("saved"))
+    ckpt = parse(["--load", "saved", "--ckpt-step", "2", *words]).config.ckpt
+    assert (ckpt.load, ckpt.ckpt_step) == (Path("saved"), None)
 
 
 def test_the_help_of_train_is_light(slimrl: Run) -> None:

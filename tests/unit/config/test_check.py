@@ -222,6 +222,14 @@ def test_folders_that_are_files_are_named(make_config: Make, model_folder: Path,
     assert [problem.split()[0] for problem in problems] == ["--ref-load", "--load", "--save", "--run-dir"]
 
 
+def test_folders_below_a_file_are_named_before_there_is_something_to_save(make_config: Make, prompt_file: Path) -> None:
+    below = prompt_file / "run"
+    config = make_config(observe=ObserveConfig(run_dir=below))
+    problems = check(replace(config, ckpt=replace(config.ckpt, save=below)))
+    said = f"{below} cannot be made: {prompt_file} is a file; name another folder"
+    assert problems == [f"--save {said}", f"--run-dir {said}"]
+
+
 def test_a_folder_to_resume_from_may_not_exist_yet(make_config: Make, model_folder: Path, tmp_path: Path) -> None:
     ckpt = CkptConfig(hf_checkpoint=model_folder, load=tmp_path / "new", save=tmp_path / "new")
     assert check(make_config(ckpt=ckpt)) == []

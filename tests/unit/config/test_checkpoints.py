@@ -54,6 +54,12 @@ def test_an_export_never_replaces_the_model_that_the_run_starts_from(
     assert f"would replace --hf-checkpoint {name}" in said
 
 
+def test_an_export_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes").touch()
+    (said,) = check_checkpoints(CkptConfig(save_hf=f"{tmp_path}/notes/{{rollout_id}}"))
+    assert said.endswith(f"cannot be made: {tmp_path}/notes is a file; name another folder")
+
+
 def test_an_export_replaces_only_what_is_a_checkpoint(tmp_path: Path) -> None:
     template = f"{tmp_path}/out{{rollout_id}}"
     assert list(check_checkpoints(CkptConfig(save_hf=template))) == []
