@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from slimrl.cli.plugin_flags import take_plugin_flags
+from slimrl.config.distillation import as_distillation
 from slimrl.config.explain import Explained, explain
 from slimrl.config.flags import parse
 from slimrl.config.resolve import resolve
+from slimrl.config.sft import as_sft
 from slimrl.errors import UsageError
 from slimrl.registry import load
 
@@ -34,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
         switches=SWITCHES,
         extra=load(selection=selection).catalogue.option_types,
     )
-    rows = explain(*resolve(parsed.config, parsed.origins), key, parsed.plugin_options)
+    said = as_distillation(*as_sft(parsed.config, parsed.origins))
+    rows = explain(*resolve(*said), key, parsed.plugin_options)
     if "json" in parsed.switches:
         document = rows[0].as_dict() if key else [row.as_dict() for row in rows]
         sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")

@@ -149,6 +149,16 @@ def test_explain_says_where_each_value_came_from(slimrl: Run, tmp_path: Path) ->
     assert rows["global_batch_size"] == (8, "derived")
 
 
+def test_explain_has_what_fine_tuning_and_slimes_spelling_of_distillation_imply(slimrl: Run) -> None:
+    outcome = slimrl("config", "explain", "--loss-type", "sft_loss", "--json")
+    rows = {row["key"]: (row["value"], row["origin"]) for row in json.loads(outcome.stdout)}
+    assert rows["rollout_function_path"] == ("sft", "derived")
+    assert rows["apply_chat_template"] == (True, "derived")
+    opd = ["--use-opd", "--opd-type", "sglang", "--rm-url", "http://x:1/generate", "--custom-rm-path"]
+    outcome = slimrl("config", "explain", "opd-teacher-url", *opd, "slime.rollout.on_policy_distillation.reward_func")
+    assert outcome.stdout.startswith('opd_teacher_url = "http://x:1/generate"\n  from      flag')
+
+
 def test_explain_prints_a_table_that_is_not_cut_off(slimrl: Run) -> None:
     stop = "x" * 300
     outcome = slimrl("config", "explain", "--rollout-stop", stop, "[bold]")
