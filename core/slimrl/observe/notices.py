@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import mean
-from typing import Final
+from typing import Any, Final
 
 from slimrl.observe.run_dir import RunDir
 
@@ -196,10 +196,16 @@ def tell(run: RunDir, notices: list[Notice], say: Callable[[str], None]) -> None
 
 def ongoing(run: RunDir) -> dict[str, int]:
     """The warnings that are not over, with the step at which they began."""
-    found: dict[str, int] = {}
+    told: list[dict[str, Any]] = []
     for event in run.read_events():
-        if event.get("event") == "warning":
-            found[event["warning"]] = event["step"]
-        elif event.get("event") == "warning_over":
-            found.pop(event["warning"], None)
+        if event.get("event") in ("warning", "warning_over"):
+            told.append(event)
+        elif event.get("event") == "start":  # a resumed run makes the steps from there on again
+            told = [one for one in told if one["step"] < event["step"]]
+    found: dict[str, int] = {}
+    for one in told:
+        if one["event"] == "warning":
+            found[one["warning"]] = one["step"]
+        else:
+            found.pop(one["warning"], None)
     return found

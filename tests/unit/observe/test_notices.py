@@ -98,3 +98,13 @@ def test_warnings_are_events_lines_for_the_reader_and_in_the_summary_until_they_
     console = Console(file=io.StringIO(), width=200)
     print_summary(run, console)
     assert "warning truncation, since step 4" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_warning_of_steps_that_a_resumed_run_makes_again_is_forgotten(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.event("start", step=0)
+    tell(run, [Notice("truncation", 3, True, "40% cut off"), Notice("zero_variance", 6, True, "flat")], lambda _: None)
+    tell(run, [Notice("truncation", 7, False, "over")], lambda _: None)
+    assert ongoing(run) == {"zero_variance": 6}
+    run.event("start", step=5)
+    assert ongoing(run) == {"truncation": 3}
