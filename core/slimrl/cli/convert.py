@@ -51,8 +51,8 @@ def main(argv: Sequence[str]) -> int:
     assert flags.input is not None and flags.output is not None, "checked above"
     write = _to_megatron if flags.to == "megatron" else _to_hf
     partial = flags.output.with_name(f".{flags.output.name}.partial-{os.getpid()}")
-    partial.mkdir()
     try:
+        partial.mkdir()
         write(flags, flags.input, partial)
         partial.replace(flags.output)
     except OSError as e:
