@@ -245,6 +245,7 @@ def resolve_plugins(
             for dataset in datasets
             if dataset.custom_generate_function_path
         },
+        trackers=config.observe.tracker,
     )
     references = replace(references, selection=selection)
     return resolve_all(references, options, registry=registry)

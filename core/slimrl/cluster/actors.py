@@ -67,7 +67,7 @@ class ManagerActor:
 
         if is_sft(self._settings.rollout):
             self._manager: RolloutManager | ConversationManager = ConversationManager(
-                self._settings, self._run, start=self._start
+                self._settings, self._plugins, self._run, start=self._start
             )
         else:
             self._manager = await open_manager(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -12,6 +12,8 @@ class ObserveConfig:
 
     run_dir: Path | None = None
     """Folder of this run. Default: the resumed run's own folder, else runs/DATE-TIME."""
+    tracker: tuple[str, ...] = field(default=(), metadata={"repeats": True})
+    """Trackers that every step's metrics also go to: a name, pkg.mod:attr or file.py:attr."""
     use_tensorboard: bool = True
     """Write TensorBoard events into the run folder."""
     progress: bool = True

@@ -117,7 +117,9 @@ KINDS: Final = MappingProxyType(
             "(rewards, group_ids) or (rollout)",
             2,
         ),
-        "tracker": KindSpec("tracker", "slimrl_offer_trackers", "", "an object with log(step, metrics) and close()", 0),
+        "tracker": KindSpec(
+            "tracker", "slimrl_offer_trackers", "--tracker", "an object with log(step, metrics) and close()", 0
+        ),
     }
 )
 

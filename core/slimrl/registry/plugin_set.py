@@ -38,6 +38,7 @@ class PluginReferences:
     """Functions of the run by kind; a kind may have several, in this order."""
     set_generators: tuple[tuple[str, str], ...] = ()
     """Name and generator of each evaluation set with one of its own."""
+    trackers: tuple[str, ...] = ()
     search_path: tuple[str, ...] = ()
     """Folders that modules are also looked for in, after everything installed."""
     selection: PluginSelection = field(default_factory=PluginSelection)
@@ -53,6 +54,7 @@ class PluginReferences:
         rm_types: Sequence[str] = (),
         sets: Sequence[SetReference] = (),
         set_generators: Mapping[str, str] | None = None,
+        trackers: Sequence[str] = (),
     ) -> PluginReferences:
         """The references of a configuration and of its data: the rewards that rows name, and evaluation sets' own."""
         rewards = RewardReferences.from_config(rollout, rm_types, sets, is_required=not grpo.use_opd)
@@ -65,6 +67,7 @@ class PluginReferences:
             dynamic_filter=None if dynamic_filter is None else absolute(dynamic_filter),
             run_hooks=tuple(_run_hooks(rollout, evaluation or EvalConfig(), grpo)),
             set_generators=tuple((name, absolute(found)) for name, found in (set_generators or {}).items()),
+            trackers=tuple(dict.fromkeys(map(absolute, trackers))),
             search_path=(str(Path.cwd()),),
         )
 
@@ -93,6 +96,8 @@ class PluginSet:
     """By evaluation set: the generator of one that has its own."""
     run_hooks: Sequence[tuple[RunHook, Resolved]] = ()
     """The run's functions, several of a kind in order."""
+    trackers: Sequence[Resolved] = ()
+    """Made by the one process that gives them metrics, and by no other: making one may begin a record elsewhere."""
 
     @cached_property
     def generate(self) -> Generate:
@@ -173,7 +178,7 @@ class PluginSet:
         generators = {found.reference: found for found in self.set_generators.values()}
         generators.pop(self.resolved["generator"].reference, None)
         hooks = [found for _, found in self.run_hooks]
-        return [*rewards.values(), *self.resolved.values(), *generators.values(), *hooks]
+        return [*rewards.values(), *self.resolved.values(), *generators.values(), *hooks, *self.trackers]
 
     def lock(self) -> list[dict[str, object]]:
         """The rows of plugins.lock: name, distribution, version and source hash of each plugin."""
@@ -226,7 +231,13 @@ def resolve_all(
         except PluginError as error:
             problems += error.problems
     problems += _pointless(dict(run_hooks))
-    plugins = PluginSet(references, options, rewards, resolved, set_generators, run_hooks)
+    trackers: list[Resolved] = []
+    for reference in references.trackers:
+        try:
+            trackers.append(registry.resolve("tracker", reference))
+        except PluginError as error:
+            problems += error.problems
+    plugins = PluginSet(references, options, rewards, resolved, set_generators, run_hooks, trackers)
     if expected_fingerprint is None:
         problems += plugins.make_all()
     if problems:

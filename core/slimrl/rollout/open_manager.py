@@ -49,7 +49,7 @@ async def open_manager(
     await engine.wait_ready(ENGINE_READY_S)
     settings = replace(settings, concurrency=settings.concurrency * len(engine_urls))
     scorer = await resources.enter_async_context(Scorer(plugins.rewards, plugins.options, settings.scoring()))
-    record = Record(run, use_tensorboard=settings.use_tensorboard, start=start)
+    record = Record(run, plugins, use_tensorboard=settings.use_tensorboard, start=start)
     resources.callback(record.close)
     teacher = None
     if settings.teacher_url is not None:

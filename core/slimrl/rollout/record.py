@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
 from slimrl.observe.rollout_file import write_rollout
 from slimrl.observe.run_dir import RunDir
 from slimrl.protocols import Tracker
+from slimrl.registry.plugin_set import PluginSet
 from slimrl.types import Group
+
+logger = logging.getLogger(__name__)
 
 
 class Record:
-    """Writes steps as they are trained; `start` is the first of them."""
+    """Writes steps as they are trained; `start` is the first of them.
 
-    def __init__(self, run: RunDir, *, use_tensorboard: bool, start: int) -> None:
+    A tracker of a plugin that raises is told of once, as an event `tracker_failed`, and left out from then on.
+    """
+
+    def __init__(self, run: RunDir, plugins: PluginSet, *, use_tensorboard: bool, start: int) -> None:
         self.run = run
-        self._trackers: list[Tracker] = []
+        made = ((found.reference, found.make(plugins.options)) for found in plugins.trackers)
+        self._trackers: dict[str, Tracker] = dict(made)
         if use_tensorboard:
             from slimrl.observe.trackers.tensorboard import TensorBoardTracker
 
-            self._trackers.append(TensorBoardTracker(run.tensorboard, purge_step=start))
+            self._trackers["tensorboard"] = TensorBoardTracker(run.tensorboard, purge_step=start)
 
     def samples(self, step: int, groups: Sequence[Group], advantages: Mapping[int, float]) -> None:
         """Write a step's samples, with the advantages of those that were trained on."""
@@ -30,10 +38,17 @@ class Record:
         if not metrics:
             return
         self.run.log_metrics(step, metrics)
-        for tracker in self._trackers:
-            tracker.log(step, metrics)
+        self._tell(lambda tracker: tracker.log(step, metrics))
 
     def close(self) -> None:
         """End the trackers."""
-        for tracker in self._trackers:
-            tracker.close()
+        self._tell(lambda tracker: tracker.close())
+
+    def _tell(self, what: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                what(tracker)
+            except Exception as error:  # a plugin's edge: a service that is down must not end a run
+                del self._trackers[name]
+                logger.warning("tracker %s is left out from now on: %r", name, error, exc_info=error)
+                self.run.event("tracker_failed", tracker=name, reason=repr(error))

@@ -18,6 +18,7 @@ from slimrl.data.training import open_training
 from slimrl.engines.embedded.text import end_ids
 from slimrl.errors import DataError, RolloutError
 from slimrl.observe.run_dir import RunDir, write_atomically
+from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.batch import make_batch
 from slimrl.rollout.events import tell_outcomes
 from slimrl.rollout.failures import failure_metrics
@@ -31,7 +32,7 @@ STATE = "rollout.json"
 class ConversationManager:
     """Hands out batches of rows and keeps the record, as the rollout manager does of generated ones."""
 
-    def __init__(self, settings: RolloutSettings, run: RunDir, *, start: int) -> None:
+    def __init__(self, settings: RolloutSettings, plugins: PluginSet, run: RunDir, *, start: int) -> None:
         config = settings.rollout
         prompts = PromptEncoder.of_training(config, settings.hf_checkpoint)
         files, left_out = open_training(settings.prompt_data, config, prompts, settings.hf_checkpoint)
@@ -56,7 +57,7 @@ class ConversationManager:
             source_of=files.source,
         )
         self._last: Sequence[Group] = ()
-        self._record = Record(run, use_tensorboard=settings.use_tensorboard, start=start)
+        self._record = Record(run, plugins, use_tensorboard=settings.use_tensorboard, start=start)
 
     async def generate(self, step: int, version: int) -> tuple[TrainBatch, dict[str, float]]:
         """The next rows. One that the template cannot show is a FAILED sample; RolloutError where all are."""
