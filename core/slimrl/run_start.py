@@ -7,7 +7,8 @@ from pathlib import Path
 
 from slimrl.checkpoints import Start, check_whole, find_start, latest_checkpoint
 from slimrl.config import Config
-from slimrl.errors import CheckpointError, UsageError
+from slimrl.config.plan import has_cuda_device
+from slimrl.errors import CheckpointError, ConfigError, UsageError
 from slimrl.observe.run_dir import RunDir
 
 
@@ -24,6 +25,15 @@ def find_run_start(config: Config) -> Start:
             f"--ref-load {start.weights} and no --load"
         )
     return start
+
+
+def check_gpu(config: Config, device: str) -> None:
+    """Raise ConfigError where the run would wait for a GPU that this machine does not have."""
+    if device == "cuda" and config.cluster.ray_address is None and not has_cuda_device():
+        raise ConfigError(
+            "--device cuda: this machine shows no NVIDIA device; set --device cpu, or name a Ray cluster that has one "
+            "with --ray-address"
+        )
 
 
 def find_run_folder(config: Config, start: Start) -> RunDir:

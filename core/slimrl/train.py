@@ -35,7 +35,7 @@ from slimrl.observe.run_dir import RunDir, write_atomically
 from slimrl.observe.summary import print_summary
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.settings import RolloutSettings
-from slimrl.run_start import find_run_folder, find_run_start
+from slimrl.run_start import check_gpu, find_run_folder, find_run_start
 from slimrl.saving import Saving
 
 
@@ -162,6 +162,7 @@ def train(config: Config, plan: Plan, plugins: PluginSet, origins: Origins) -> F
 
     Raises UsageError for what the user can mend, RolloutError or TrainError when the run cannot go on.
     """
+    check_gpu(config, plan.device)
     start = find_run_start(config)
     run = open_run(config, plan, start, plugins, origins)
     for event, message in resume_warnings(start, run, plugins):

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from slimrl.checkpoints import Start, new_checkpoint
-from slimrl.config import CkptConfig, Config, ObserveConfig, TrainedConfig
-from slimrl.errors import CheckpointError, UsageError
+from slimrl.config import CkptConfig, ClusterConfig, Config, ObserveConfig, TrainedConfig
+from slimrl.config.plan import has_cuda_device
+from slimrl.errors import CheckpointError, ConfigError, UsageError
 from slimrl.observe.run_dir import RunDir
-from slimrl.run_start import find_run_folder, find_run_start
+from slimrl.run_start import check_gpu, find_run_folder, find_run_start
 
 
 @pytest.fixture
@@ -87,3 +88,12 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path:
     run.log_metrics(0, {"train/loss": 1.0})
     run.event("start", step=0)
     assert find_run_folder(of(run, tmp_path / "saved"), Start()).path == run.path
+
+
+@pytest.mark.skipif(has_cuda_device(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_told_at_once_unless_a_cluster_may_have_it() -> None:
+    here = Config(cluster=ClusterConfig(device="cuda"))
+    with pytest.raises(ConfigError, match="--device cuda: this machine shows no NVIDIA device; set --device cpu"):
+        check_gpu(here, "cuda")
+    check_gpu(here, "cpu")
+    check_gpu(replace(here, cluster=replace(here.cluster, ray_address="auto")), "cuda")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -123,9 +123,12 @@ def _warm_up(config: Config, plan: Plan) -> Iterator[str]:
         )
 
 
-def has_cuda_device() -> bool:
-    """Whether the driver shows an NVIDIA device; asking torch would cost its import."""
-    return Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()
+def has_cuda_device(devices: Path = Path("/dev"), environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the driver shows an NVIDIA device that is not hidden; asking torch would cost its import."""
+    if environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return False
+    # a container that has the fourth GPU alone has it under its number
+    return any(devices.glob("nvidia[0-9]*")) or (devices / "dxg").exists()
 
 
 def num_cores() -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from slimrl.config import ClusterConfig, Config, EvalConfig, GrpoConfig, OptimizerConfig, PerfConfig, SglangConfig
 from slimrl.config.check import check
 from slimrl.config.explain import explain
-from slimrl.config.plan import format_plan, make_plan
+from slimrl.config.plan import format_plan, has_cuda_device, make_plan
 from slimrl.config.resolve import resolve
 from slimrl.config.settings import flatten, settings
 from slimrl.errors import ConfigError
@@ -43,6 +44,16 @@ def test_cuda_computes_in_bfloat16_unless_told_otherwise(make_config: Make) -> N
     assert make_plan(make_config(cluster=ClusterConfig(device="cuda")), num_prompts=2).dtype == "bfloat16"
     config = make_config(cluster=ClusterConfig(device="cuda", dtype="float32"))
     assert make_plan(config, num_prompts=2).dtype == "float32"
+
+
+def test_a_gpu_is_seen_under_any_number_and_not_where_it_is_hidden(tmp_path: Path) -> None:
+    (tmp_path / "nvidiactl").touch()
+    assert not has_cuda_device(tmp_path, {})
+    (tmp_path / "nvidia3").touch()
+    assert has_cuda_device(tmp_path, {})
+    assert has_cuda_device(tmp_path, {"CUDA_VISIBLE_DEVICES": "0"})
+    assert not has_cuda_device(tmp_path, {"CUDA_VISIBLE_DEVICES": ""})
+    assert not has_cuda_device(tmp_path, {"CUDA_VISIBLE_DEVICES": "-1"})
 
 
 def test_a_warm_up_longer_than_the_run_is_refused(make_config: Make) -> None:
