@@ -94,6 +94,8 @@ def _in_the_trainer(grpo: GrpoConfig) -> Iterator[str]:
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        # a user, a password or a key in a query would not be sent, and be kept in the run's folder
+        is_bare = not (parts.username or parts.password or parts.query or parts.fragment)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0 and is_bare
     except ValueError:  # a port that is no number
         return False

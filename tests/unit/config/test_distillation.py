@@ -32,6 +32,8 @@ def behind(**settings: Any) -> GrpoConfig:
         (behind(opd_teacher_url=None), "--opd-type sglang needs --opd-teacher-url"),
         (behind(opd_teacher_url="127.0.0.1:30000"), "--opd-teacher-url 127.0.0.1:30000 is no address"),
         (behind(opd_teacher_url="http://host:port"), "--opd-teacher-url http://host:port is no address"),
+        (behind(opd_teacher_url="http://me:pw@host:1"), "--opd-teacher-url http://me:pw@host:1 is no address"),
+        (behind(opd_teacher_url="http://host:1?key=1"), "--opd-teacher-url http://host:1?key=1 is no address"),
         (behind(opd_teacher_load=Path("t")), "--opd-teacher-load t has no effect with --opd-type sglang"),
         (behind(opd_teacher_ckpt_step=3), "--opd-teacher-ckpt-step 3 has no effect with --opd-type sglang"),
         (behind(opd_kl_coef=0.0), "--opd-kl-coef must be more than 0; got 0.0"),
