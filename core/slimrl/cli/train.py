@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from slimrl.checkpoints import latest_checkpoint
 from slimrl.cli.main import EXIT_INTERRUPTED
+from slimrl.cli.other_weights import check_other_weights
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, take_plugin_flags
 from slimrl.cli.reward_flags import shown_command
 from slimrl.cli.teacher import with_teacher
@@ -121,6 +122,7 @@ def prepare(argv: Sequence[str]) -> Prepared:
         problems += check_model_flags(config.model, model.config) if model else []
         problems += layout_problems_of(config, model.config) if model else []
         if model is not None:
+            problems += check_other_weights(said.ckpt, model.config)
             config = attempt(partial(with_teacher, config, model.config), problems) or config
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))

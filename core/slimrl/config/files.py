@@ -11,6 +11,7 @@ from slimrl.config.eval_sets import eval_datasets, eval_sets
 from slimrl.config.folders import cannot_be_made
 from slimrl.config.hf_folder import HfFolder, open_hf_folder
 from slimrl.config.lengths import Lengths
+from slimrl.config.megatron_folder import tensors_folder
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.errors import CheckpointError, ConfigError
 
@@ -25,10 +26,11 @@ def check_files(config: Config) -> Iterator[str]:
         except CheckpointError as error:
             found = [str(error)]
         yield from found
-    if ckpt.ref_load is not None and not ckpt.ref_load.is_dir():
-        yield f"--ref-load {ckpt.ref_load} is not a folder; expected a Hugging Face checkpoint or one of slimrl"
-    if ckpt.critic_load is not None and not ckpt.critic_load.is_dir():
-        yield f"--critic-load {ckpt.critic_load} is not a folder; expected a Hugging Face checkpoint or one of slimrl"
+    for flag, folder in (("--ref-load", ckpt.ref_load), ("--critic-load", ckpt.critic_load)):
+        if folder is not None and not folder.is_dir():
+            yield f"{flag} {folder} is not a folder; expected a Hugging Face checkpoint or one of slimrl"
+        elif folder is not None and not _holds_weights(folder):
+            yield f"{flag} {folder} holds no weights; expected a Hugging Face checkpoint, or one of slimrl or Megatron"
     for flag, folder in (("--load", ckpt.load), ("--save", ckpt.save), ("--run-dir", config.observe.run_dir)):
         if folder is not None and folder.exists() and not folder.is_dir():
             yield f"{flag} {folder} is a file; expected a folder"
@@ -47,6 +49,11 @@ def check_files(config: Config) -> Iterator[str]:
             yield from error.problems
         else:
             yield from _prompt_file(f"{flag} {name}", spec.path)
+
+
+def _holds_weights(folder: Path) -> bool:
+    of_slimrl = (folder / "model").is_dir() or (folder / "adapter").is_dir() or any(folder.glob("iter_*"))
+    return of_slimrl or any(folder.glob("*.safetensors")) or tensors_folder(folder) is not None
 
 
 def _prompt_file(flag: str, path: Path) -> Iterator[str]:

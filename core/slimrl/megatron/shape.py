@@ -92,6 +92,8 @@ def model_shape(hf_config: Mapping[str, Any]) -> ModelShape:
         )
     except KeyError as e:
         raise ConfigError(f"the checkpoint's config.json lacks {e.args[0]!r}; it is not a whole HF config") from e
+    except (TypeError, ValueError, ZeroDivisionError) as e:
+        raise ConfigError(f"the checkpoint's config.json has a size that is none: {e}") from e
 
 
 def check_model_flags(model: ModelConfig, hf_config: Mapping[str, Any]) -> list[str]:

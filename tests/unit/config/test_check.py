@@ -222,6 +222,19 @@ def test_folders_that_are_files_are_named(make_config: Make, model_folder: Path,
     assert [problem.split()[0] for problem in problems] == ["--ref-load", "--load", "--save", "--run-dir"]
 
 
+@pytest.mark.parametrize("flag", ["ref_load", "critic_load"])
+def test_a_folder_without_weights_is_named(flag: str, make_config: Make, model_folder: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    base = make_config().ckpt
+    problems = check(make_config(ckpt=replace(base, **{flag: empty})))
+    assert problems == [
+        f"--{flag.replace('_', '-')} {empty} holds no weights; expected a Hugging Face checkpoint, or one of slimrl or "
+        "Megatron"
+    ]
+    assert check(make_config(ckpt=replace(base, **{flag: model_folder}))) == []
+
+
 def test_folders_below_a_file_are_named_before_there_is_something_to_save(make_config: Make, prompt_file: Path) -> None:
     below = prompt_file / "run"
     config = make_config(observe=ObserveConfig(run_dir=below))
