@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from slimrl.config.settings import did_you_mean
 from slimrl.errors import DataError
 from slimrl.testing.samples import make_sample
 from slimrl.types import Prompt, Sample, Score
@@ -83,6 +84,11 @@ def _one(item: object, where: str) -> Golden:
     if isinstance(item, Mapping):
         if not isinstance(item.get("response"), str):
             raise DataError(f"{where}: an example needs a text 'response'; it has: {', '.join(map(str, item))}")
+        for key in item.keys() - KEYS:  # other keys may be there, one that was meant to be read may not
+            if close := did_you_mean(str(key), KEYS):
+                raise DataError(f"{where}: unknown key {key!r}" + close)
+        if not isinstance(item.get("metadata") or {}, Mapping):
+            raise DataError(f"{where}: 'metadata' must be an object, got {item['metadata']!r}")
         known = {key: item[key] for key in KEYS if key in item and (item[key] is not None or key == "expected")}
         return replace(Golden(**known), where=where)
     if isinstance(item, Sequence) and not isinstance(item, str) and 1 <= len(item) <= 3:

@@ -202,6 +202,12 @@ def test_examples_of_a_file_are_named_by_line(tmp_path: Path) -> None:
     path.write_text('{"response": "7"}\n{"reply": "7"}\n')
     with pytest.raises(DataError, match=r"golden.jsonl:2: an example needs a text 'response'; it has: reply"):
         as_golden(path)
+    path.write_text('{"response": "7", "label": 7, "expcted": 1, "level": 3}\n')
+    with pytest.raises(DataError, match=r"golden.jsonl:1: unknown key 'expcted'; did you mean expected"):
+        as_golden(path)
+    path.write_text('{"response": "7", "metadata": "easy", "level": 3}\n')
+    with pytest.raises(DataError, match=r"golden.jsonl:1: 'metadata' must be an object, got 'easy'"):
+        as_golden(path)
     path.write_text("{")
     with pytest.raises(DataError, match=r"golden.jsonl:1: not JSON"):
         as_golden(path)
