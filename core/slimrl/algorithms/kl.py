@@ -9,6 +9,7 @@ from torch import Tensor
 
 KlEstimator = Literal["k1", "k2", "k3", "low_var_kl"]
 MAX_LOW_VAR_KL = 10.0
+MAX_EXPONENT = 80.0
 
 
 def kl_estimate(
@@ -31,8 +32,11 @@ def kl_estimate(
             estimate = x
         case "k2":
             estimate = x.square() / 2
-        case "k3" | "low_var_kl":
+        case "k3":
             estimate = torch.expm1(-x) + x
+        case "low_var_kl":
+            # an exponential that overflows would give a clamped token NaN for its gradient
+            estimate = torch.expm1(-x.clamp(min=-MAX_EXPONENT)) + x
     if old_log_probs is not None:
         estimate = torch.exp(log_probs - old_log_probs) * estimate
     if estimator == "low_var_kl":

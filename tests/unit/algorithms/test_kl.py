@@ -40,6 +40,12 @@ def test_low_var_kl_is_k3_clamped_to_ten() -> None:
     assert kl_estimate(log_probs, reference, "low_var_kl").tolist() == [10.0, 10.0]
 
 
+def test_a_token_that_the_policy_has_all_but_ruled_out_gives_low_var_kl_no_gradient() -> None:
+    log_probs = torch.tensor([-200.0, -1.0], requires_grad=True)
+    kl_estimate(log_probs, torch.tensor([-1.0, -1.0 - math.log(2)]), "low_var_kl").sum().backward()
+    assert log_probs.grad is not None and log_probs.grad.tolist() == pytest.approx([0.0, 0.5])
+
+
 def test_the_unbiased_variant_is_clamped_after_its_ratio() -> None:
     log_probs, reference, old = torch.tensor([-3.0]), torch.tensor([0.0]), torch.tensor([0.0])
     k3 = math.exp(3) - 1 - 3
