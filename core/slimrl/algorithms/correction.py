@@ -77,14 +77,14 @@ def correct(log_probs: Tensor, rollout_log_probs: Tensor, lengths: Tensor, rule:
     """
     with torch.no_grad():
         difference = log_probs - rollout_log_probs
-        token_ratio = _exp(difference)
         raw = torch.ones_like(difference) if rule.level is None else _ratio(difference, lengths, rule.level)
         weights, is_clipped = _bounded(raw, rule)
         is_kept = torch.ones_like(difference, dtype=torch.bool)
         if rule.reject_level is not None:
             ratio = _ratio(difference, lengths, rule.reject_level)
             is_kept &= (ratio >= rule.reject_low) & (ratio <= rule.reject_high)
-        is_vetoed = _any_of_sample(token_ratio < rule.veto, lengths)
+        # of the ratio as it is: a bounded one is never below a small veto
+        is_vetoed = _any_of_sample(torch.exp(difference) < rule.veto, lengths)
         is_kept &= ~is_vetoed
         weights = weights * is_kept
         sums = _sums(log_probs, rollout_log_probs, lengths)

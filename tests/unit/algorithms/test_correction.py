@@ -103,6 +103,12 @@ def test_ratios_that_explode_are_bounded() -> None:
     assert all(math.isfinite(float(value)) for name, value in found.sums.items() if not name.endswith("_ppl"))
 
 
+def test_a_veto_looks_at_ratios_that_are_not_bounded() -> None:
+    train, rollout = torch.tensor([-40.0, -1.0, -20.0]), torch.tensor([0.0, -1.0, 0.0])
+    found = correct(train, rollout, torch.tensor([2, 1]), CorrectionRule(veto=1e-10))
+    assert found.is_kept.tolist() == [False, False, True]
+
+
 def test_weights_give_no_gradient() -> None:
     train = TRAIN.clone().requires_grad_()
     assert not correct(train, ROLLOUT, LENGTHS, CorrectionRule("sequence")).weights.requires_grad
