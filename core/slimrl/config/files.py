@@ -13,6 +13,7 @@ from slimrl.config.hf_folder import HfFolder, open_hf_folder
 from slimrl.config.lengths import Lengths
 from slimrl.config.megatron_folder import tensors_folder
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
+from slimrl.config.trained import ALL_LINEAR
 from slimrl.errors import CheckpointError, ConfigError
 
 
@@ -22,7 +23,7 @@ def check_files(config: Config) -> Iterator[str]:
     if ckpt.hf_checkpoint is not None:
         try:
             model = open_hf_folder(ckpt.hf_checkpoint, "--hf-checkpoint")
-            found = [*_lengths(config, model), *check_template_of(model, config.rollout)]
+            found = [*_lengths(config, model), *check_template_of(model, config.rollout), *_names(config, model)]
         except CheckpointError as error:
             found = [str(error)]
         yield from found
@@ -49,6 +50,20 @@ def check_files(config: Config) -> Iterator[str]:
             yield from error.problems
         else:
             yield from _prompt_file(f"{flag} {name}", spec.path)
+
+
+def _names(config: Config, model: HfFolder) -> Iterator[str]:
+    """What of the model a setting names that it does not have."""
+    targets, trained = set(config.trained.lora_target_modules) - {ALL_LINEAR}, config.trained
+    if trained.lora_rank is not None and targets and (unknown := sorted(targets - model.adapted_names())):
+        yield (
+            f"--lora-target-modules: the model has no linear layer {', '.join(unknown)}; there are: "
+            f"{', '.join(sorted(model.adapted_names()))}"
+        )
+    size = model.config.get("vocab_size")
+    ids = config.rollout.rollout_stop_token_ids
+    if isinstance(size, int) and (beyond := [token for token in ids if token >= size]):
+        yield f"--rollout-stop-token-ids {beyond[0]} is no token of the model, whose ids are below {size}"
 
 
 def _holds_weights(folder: Path) -> bool:

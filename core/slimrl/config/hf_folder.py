@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,17 +76,21 @@ class HfFolder:
         return sum(size for name, size in self.sizes().items() if name != without)
 
     def count_adapter_parameters(self, rank: int, targets: Sequence[str]) -> int:
-        """Numbers in low-rank adapters of these linear layers, by their last name, outside of experts."""
-        return sum(
-            rank * sum(entry["shape"])
-            for file in self.weights
-            for name, entry in _header(file).items()
-            if len(entry["shape"]) == 2
-            and (module := name.split(".")[-2]).endswith(ADAPTED)
-            and ".layers." in name
-            and ".experts." not in name
-            and (ALL_LINEAR in targets or module in targets)
-        )
+        """Numbers in low-rank adapters of these linear layers, by their last name."""
+        return sum(rank * size for name, size in self._adapted() if ALL_LINEAR in targets or name in targets)
+
+    def adapted_names(self) -> set[str]:
+        """The last names of the linear layers that adapters can be beside."""
+        return {name for name, _ in self._adapted()}
+
+    def _adapted(self) -> Iterator[tuple[str, int]]:
+        """The last name of each linear layer outside of experts, and its inputs and outputs together."""
+        for file in self.weights:
+            for name, entry in _header(file).items():
+                module = name.split(".")[-2] if "." in name else ""
+                is_linear = len(entry["shape"]) == 2 and module.endswith(ADAPTED) and ".layers." in name
+                if is_linear and ".experts." not in name:
+                    yield module, sum(entry["shape"])
 
 
 def open_hf_folder(path: Path, flag: str) -> HfFolder:

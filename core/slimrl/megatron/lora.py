@@ -26,6 +26,7 @@ from slimrl.megatron.convert.place import Place, local_rules, take_share
 from slimrl.megatron.convert.rule import COLUMNS, GATE_AND_UP, ROWS, Rule, Split
 from slimrl.megatron.model import PackedGpt
 from slimrl.megatron.shape import ModelShape
+from slimrl.megatron.trained import check_lists
 
 Matrix = Literal["lora_A", "lora_B"]
 LORA_A: Matrix = "lora_A"
@@ -196,14 +197,7 @@ def freeze(chunk: torch.nn.Module, shape: ModelShape, place: Place, config: Trai
 
     Raises ConfigError when a pattern fits no parameter, or none of this part of the model is left to train.
     """
-    names = [rule.megatron for rule in rules_for(shape)]
-    for flag in ("only_train_params_name_list", "freeze_params_name_list"):
-        for pattern in getattr(config, flag):
-            if not any(TrainedConfig(only_train_params_name_list=(pattern,)).trains(name) for name in names):
-                raise ConfigError(
-                    f"--{flag.replace('_', '-')}: no parameter of the model fits {pattern!r}; they are named like "
-                    f"{names[0]} and {names[-2]}"
-                )
+    check_lists([rule.megatron for rule in rules_for(shape)], config)
     for name, rule in local_rules(shape, place):
         if not config.trains(rule.megatron):
             chunk.get_parameter(name).requires_grad_(False)

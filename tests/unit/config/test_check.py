@@ -79,6 +79,7 @@ def test_everything_required_is_asked_for_at_once() -> None:
         ({"on_insufficient": "fallback"}, "--on-insufficient fallback has no effect without"),
         ({"rollout_stop": ("",)}, "--rollout-stop has an empty string"),
         ({"rollout_stop_token_ids": (-3,)}, "--rollout-stop-token-ids must be 0 or more; got -3"),
+        ({"rollout_stop_token_ids": (7, 100)}, "--rollout-stop-token-ids 100 is no token of the model, whose ids are"),
         ({"rollout_max_response_len": 512}, "--rollout-max-response-len 512 is longer than the model's context of 512"),
         (
             {"rollout_max_prompt_len": 500},

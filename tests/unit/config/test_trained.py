@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from slimrl.config import Config, GrpoConfig, TrainedConfig
+from slimrl.config.check import check
 from slimrl.config.hf_folder import open_hf_folder
 from slimrl.config.memory import estimate_memory
 from slimrl.config.trained import check_trained
@@ -50,6 +51,18 @@ def test_parameters_are_chosen_by_name(config: TrainedConfig, trained: set[str])
 def test_adapters_are_scaled_by_alpha_over_rank() -> None:
     assert TrainedConfig(lora_rank=8, lora_alpha=4).lora_scale == 0.5
     assert TrainedConfig(lora_rank=8).lora_scale == 2
+
+
+@pytest.mark.parametrize(("targets", "number"), [(("q_proj",), 0), (("q_proj", "c_attn"), 1), (("all-linear",), 0)])
+def test_layers_that_the_model_does_not_have_are_named(
+    targets: tuple[str, ...], number: int, make_config: Callable[..., Config], model_folder: Path
+) -> None:
+    entry = {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}
+    text = json.dumps({"model.layers.0.self_attn.q_proj.weight": entry}).encode()
+    (model_folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    problems = check(make_config(trained=TrainedConfig(lora_rank=2, lora_target_modules=targets)))
+    said = "--lora-target-modules: the model has no linear layer c_attn; there are: q_proj"
+    assert problems == [said] * number
 
 
 def test_the_plan_counts_gradients_and_moments_of_adapters_alone(

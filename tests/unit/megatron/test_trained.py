@@ -9,6 +9,7 @@ import pytest
 
 from slimrl.config import TrainedConfig
 from slimrl.config.hf_folder import HfFolder
+from slimrl.errors import ConfigError
 from slimrl.megatron.checkpoint import read_config
 from slimrl.megatron.trained import count_trained
 from slimrl.megatron.trainer import MegatronTrainer
@@ -34,3 +35,19 @@ def test_what_is_counted_has_a_gradient(
     )
     assert 0 < with_gradient < model.count_parameters()
     assert count_trained(model.config, model.sizes(), trained) == with_gradient
+
+
+@pytest.mark.parametrize(
+    ("trained", "said"),
+    [
+        (TrainedConfig(only_train_params_name_list=("gate_proj",)), "no parameter of the model fits 'gate_proj'"),
+        (TrainedConfig(freeze_params_name_list=("",)), "leaves no parameter of the model to train"),
+    ],
+)
+def test_what_trains_nothing_is_refused_before_there_is_a_trainer(
+    trained: TrainedConfig, said: str, checkpoints: dict[str, Path]
+) -> None:
+    folder = checkpoints["llama-tied"]
+    model = HfFolder(folder, read_config(folder), (folder / "model.safetensors",))
+    with pytest.raises(ConfigError, match=said):
+        count_trained(model.config, model.sizes(), trained)
