@@ -20,6 +20,11 @@ def step_metrics(sums: Sequence[Mapping[str, Tensor | float]]) -> dict[str, floa
     Entropy, the drift of the policy and the differences to the engine are means over what was computed, and are
     left out where nothing was. Supervised fine-tuning has its loss and the perplexity of its tokens.
     """
+    if partial := sorted({name for part in sums for name in part.keys() ^ sums[0].keys()}):
+        raise TrainError(
+            f"the metric {partial[0].removeprefix(OWN)!r} came with some micro-batches and not with others; the function "
+            "that gives it must give it every time"
+        )
     total = {name: sum(float(part[name]) for part in sums) for name in (sums[0] if sums else ())}
     if "nll" in total:
         return {"train/loss": total["loss"], "train/perplexity": math.exp(min(total["nll"] / total["tokens"], 700.0))}
