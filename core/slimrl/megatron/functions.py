@@ -67,6 +67,8 @@ class CustomLoss:
     """A loss of the user's, one value a token; slimrl makes the step's mean of it, however the step is cut up."""
 
     function: RunHookFunction
+    takes_engines: bool = False
+    """Whether the engine's log-probs stand for the old policy's, and say nothing of the trainer's own."""
 
     def __call__(self, current: TokenLogProbs, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's part of the step's loss, and sums to make metrics of."""
@@ -87,7 +89,8 @@ class CustomLoss:
         values, metrics = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, {})
         values = per_token(self.function, "a loss", values, len(batch))
         loss = torch.dot(weights, values)
-        mismatch = (old - tokens.engine_log_probs).abs()
+        own = detached if self.takes_engines else old
+        mismatch = (own - tokens.engine_log_probs).abs()
         sums = {
             "loss": loss.detach(),
             "policy": loss.detach(),

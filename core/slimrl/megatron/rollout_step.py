@@ -84,7 +84,7 @@ class RolloutSteps:
             self._loss = StepLoss(grpo, traits.policy_loss, functions.tis, functions.reducer)
         is_custom = functions.loss is not None
         if functions.loss is not None:
-            self._loss = CustomLoss(functions.loss)
+            self._loss = CustomLoss(functions.loss, bool(grpo.use_rollout_logprobs))
         is_custom_sum = functions.reducer is not None
         self._every_sample = is_custom or is_custom_sum or grpo.use_kl_loss or grpo.entropy_coef != 0
         self._tokens_per_rollout = max_response_len if traits.divides_by_max_length else None

@@ -12,7 +12,7 @@ import torch
 
 from slimrl import AdvantageInput, advantage_traits
 from slimrl.config import GrpoConfig, PerfConfig
-from slimrl.errors import RolloutError
+from slimrl.errors import RolloutError, TrainError
 from slimrl.megatron.functions import TrainFunctions
 from slimrl.megatron.trainer import MegatronTrainer
 from slimrl.registry import Options, RunHookFunction
@@ -112,6 +112,26 @@ def test_a_loss_function_is_averaged_however_a_step_is_cut_up(train: Train) -> N
     assert_same(whole, train(GrpoConfig(entropy_coef=0.1)))
     assert_same(train(own, {"loss": loss}, micro_batch_size=3), whole)
     assert whole.metrics["train/ratio"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("takes_engines", [False, True])
+def test_engine_and_trainer_are_compared_beside_a_loss_function_as_they_are_without(
+    train: Train, takes_engines: bool
+) -> None:
+    own = GrpoConfig(loss_type="custom_loss", use_rollout_logprobs=takes_engines)
+    found = train(own, {"loss": lambda tokens: -tokens.log_probs * tokens.advantages}).metrics
+    expected = train(GrpoConfig(use_rollout_logprobs=takes_engines)).metrics
+    for name in ("train/log_prob_abs_diff", "train/log_prob_abs_diff_max"):
+        assert found[name] == pytest.approx(expected[name]), name
+        assert found[name] > 0.1
+
+
+def test_a_metric_that_only_some_micro_batches_have_is_named(train: Train) -> None:
+    def loss(tokens: LossTokens) -> Any:
+        return -tokens.log_probs, {"long": tokens.advantages} if len(tokens.lengths) > 1 else {}
+
+    with pytest.raises(TrainError, match="the metric 'long' came with some micro-batches and not with others"):
+        train(GrpoConfig(loss_type="custom_loss"), {"loss": loss}, micro_batch_size=2)
 
 
 @pytest.mark.parametrize(
