@@ -109,6 +109,7 @@ def test_every_kind_has_its_checks(slimrl: Run, plugins: Path, words: list[str],
         (["mine.py:right", "--input", "nowhere.jsonl"], "examples nowhere.jsonl: No such file"),
         (["mine.py:right", "--rm-timeout", "0"], "--rm-timeout must be above 0"),
         (["grpo", "--reward-key", "x"], "--reward-key is for rewards; 'grpo' is checked as advantage estimator"),
+        (["single_turn", "--hf-checkpoint", "nowhere"], "--hf-checkpoint nowhere does not exist"),
         (["-p", "no:slimrl/math", "math"], "math"),
     ],
 )
