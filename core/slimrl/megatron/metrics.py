@@ -13,17 +13,17 @@ from slimrl.megatron.functions import OWN
 from slimrl.megatron.loss import CORRECTION
 
 
-def step_metrics(sums: Sequence[Mapping[str, Tensor | float]]) -> dict[str, float]:
-    """Metrics of one step; see `StepLoss` for the sums.
+def step_metrics(sums: Sequence[Mapping[str, Tensor | float]], weight: float = 1.0) -> dict[str, float]:
+    """Metrics of one step; see `StepLoss` for the sums, and `Step` for the weight.
 
-    Losses and the clip fraction are means over the whole step, samples that were skipped included (they add zero).
+    Losses and shares of tokens are means over the whole step, samples that were skipped included (they add zero).
     Entropy, the drift of the policy and the differences to the engine are means over what was computed, and are
     left out where nothing was. Supervised fine-tuning has its loss and the perplexity of its tokens.
     """
     if partial := sorted({name for part in sums for name in part.keys() ^ sums[0].keys()}):
         raise TrainError(
-            f"the metric {partial[0].removeprefix(OWN)!r} came with some micro-batches and not with others; the function "
-            "that gives it must give it every time"
+            f"the metric {partial[0].removeprefix(OWN)!r} came with some micro-batches and not with others; the "
+            "function that gives it must give it every time"
         )
     total = {name: sum(float(part[name]) for part in sums) for name in (sums[0] if sums else ())}
     if "nll" in total:
@@ -33,11 +33,11 @@ def step_metrics(sums: Sequence[Mapping[str, Tensor | float]]) -> dict[str, floa
         "train/pg_loss": total.get("policy", 0.0),
     }
     if "clipped" in total or not sums:
-        metrics["train/clip_fraction"] = total.get("clipped", 0.0)
+        metrics["train/clip_fraction"] = total.get("clipped", 0.0) / weight
     if "kl" in total:
         metrics["train/kl_loss"] = total["kl"]
     if "masked" in total:
-        metrics["train/opsm_fraction"] = total["masked"]
+        metrics["train/opsm_fraction"] = total["masked"] / weight
     correction = {name.removeprefix(CORRECTION): value for name, value in total.items() if name.startswith(CORRECTION)}
     metrics |= correction_metrics(correction) if correction else {}
     if sums:

@@ -138,7 +138,7 @@ class RolloutSteps:
                 self._optimizer.zero_grad()
                 micro_batches = [MicroBatch(pack, tokens.at(pack.places)) for pack in step.packs]
                 loss = replace(self._loss, share=step.share) if isinstance(self._loss, StepLoss) else self._loss
-                metrics = step_metrics(self._passes.forward_backward(micro_batches, loss))
+                metrics = step_metrics(self._passes.forward_backward(micro_batches, loss), step.weight)
                 check_finite(metrics, where)
             with timer("perf/train_optimizer_s"):
                 metrics["train/grad_norm"] = self._optimizer.grad_norm()
@@ -174,7 +174,10 @@ class RolloutSteps:
             num_tokens = sum(len(samples[i].targets) for i in members.tolist())
             num_rollouts = len(np.unique(batch.rollout_ids[members]))
             whole = num_tokens if self._grpo.calculate_per_token_loss else num_rollouts
-            steps.append(Step(packs, computed, len(members), 1 / max(whole, 1)))
+            step = Step(packs, computed, len(members), 1 / max(whole, 1))
+            if self._tokens_per_rollout and num_tokens:
+                step = replace(step, weight=num_tokens / self._tokens_per_rollout / num_rollouts)
+            steps.append(step)
         return steps
 
     def _members_per_step(self, batch: TrainBatch) -> list[NDArray[np.int64]]:

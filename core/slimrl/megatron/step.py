@@ -19,6 +19,8 @@ class Step:
     num_samples: int
     share: float
     """One over the step's rollouts, or with --calculate-per-token-loss over its trained tokens."""
+    weight: float = 1.0
+    """What its tokens' weights add up to where the loss is divided by a constant: shares of tokens are over it."""
 
     @property
     def num_skipped(self) -> int:

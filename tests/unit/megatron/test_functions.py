@@ -204,6 +204,19 @@ def test_a_reducer_may_divide_every_rollout_by_a_constant_as_dr_grpo_does(train:
     assert report.metrics["train/pg_loss"] == pytest.approx(expected.metrics["train/pg_loss"], rel=1e-4)
 
 
+def test_shares_of_tokens_are_shares_where_a_loss_is_divided_by_a_constant(train: Train) -> None:
+    @advantage_traits(divides_by_max_length=True)
+    def given(rewards: Any, group_ids: Any) -> Any:
+        return rewards
+
+    settings: dict[str, Any] = {"use_rollout_logprobs": True, "use_opsm": True, "opsm_delta": 0.0}
+    found = train(GrpoConfig(**settings), advantage=given, max_response_len=70).metrics
+    expected = train(GrpoConfig(**settings, calculate_per_token_loss=True)).metrics
+    for name in ("train/clip_fraction", "train/opsm_fraction"):
+        assert expected[name] > 0.05
+        assert found[name] == pytest.approx(expected[name]), name
+
+
 def test_a_reducer_sees_which_tokens_a_correction_rejects(train: Train) -> None:
     grpo = GrpoConfig(
         use_tis=True, tis_reject_level="token", tis_reject_low=0.05, tis_reject_high=0.3, calculate_per_token_loss=True
