@@ -123,6 +123,9 @@ class RolloutSteps:
             first |= self._train_critic(self._critic, batch, known, advantages, timer)
             if batch.step < self._grpo.num_critic_only_steps:
                 return {**first, **timer.seconds}, advantages.per_sample
+        if (advantages.batch.loss_mask > batch.loss_mask).any():
+            # a function of the user's unmasked tokens that nothing is known of yet
+            known = replace(known, log_probs=None, ref_log_probs=None)
         batch = advantages.batch
         with timer("perf/train_pack_s"):
             samples = trained_samples(batch)

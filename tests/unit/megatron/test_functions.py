@@ -39,7 +39,7 @@ def train(
     """One rollout of a fresh trainer with some functions."""
 
     def run(grpo: GrpoConfig, functions: dict[str, Any] | None = None, **perf: Any) -> TrainReport:
-        kinds = {"reducer": "pg_loss_reducer"}
+        kinds = {"reducer": "pg_loss_reducer", "postprocess": "data_postprocess"}
         made = {name: hook(kinds.get(name, f"custom_{name}"), f) for name, f in (functions or {}).items()}  # type: ignore[arg-type]
         settings = dict.fromkeys(perf.keys() & {"advantage", "max_response_len", "num_steps_per_rollout"})
         settings = {name: perf.pop(name) for name in settings}
@@ -162,6 +162,17 @@ def test_where_no_advantages_are_made_a_loss_function_still_sees_every_token(tra
     assert not report.advantages.any()
     assert report.metrics["train/num_skipped_samples"] == 1  # it has no trained token
     assert report.metrics["train/grad_norm"] > 0
+
+
+def test_log_probs_of_tokens_that_a_function_unmasks_are_computed_for_them(train: Train) -> None:
+    def all_tokens(batch: TrainBatch, advantages: Any) -> None:
+        batch.loss_mask[:] = 1
+
+    # with --kl-coef there are log-probs of policy and reference before the function sees the batch
+    report = train(GrpoConfig(kl_coef=0.1, use_kl_loss=True), {"postprocess": all_tokens})
+    assert report.metrics["train/num_skipped_samples"] == 0
+    for name in ("train/ppo_kl", "train/kl_loss"):
+        assert report.metrics[name] == pytest.approx(0, abs=1e-5), name
 
 
 def summed(divisor: float = 1.0, seen: list[Any] | None = None) -> Any:
