@@ -40,23 +40,23 @@ def find_run_folder(config: Config, start: Start) -> RunDir:
     """A new folder, or that of the run which is resumed; raises UsageError where another run would be lost."""
     default = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     run = RunDir((config.observe.run_dir or start.run or default).resolve())
+    saved = _saved_in(run)
     if config.ckpt.load is None and run.metrics.exists():
         raise UsageError(
-            f"--run-dir {run.path}: a run is there already; give --load {run.checkpoints} to go on with it, "
-            "or another folder"
+            f"--run-dir {run.path}: a run is there already; give "
+            + ("another folder" if saved is None else f"--load {saved} to go on with it, or another folder")
         )
-    if start.checkpoint is None and (said := _worth_keeping(run)) is not None:
+    is_over = any(event.get("event") == "end" for event in run.read_events())
+    if start.checkpoint is None and (saved is not None or is_over):
+        there = "a finished run is" if saved is None else f"a run that goes on with --load {saved} is"
         raise UsageError(
-            f"--run-dir {run.path}: {said}; --load {config.ckpt.load} holds no checkpoint of it, and to begin anew "
-            "would delete its metrics and samples; give another folder"
+            f"--run-dir {run.path}: {there} there; --load {config.ckpt.load} holds no checkpoint of it, and to begin "
+            "anew would delete its metrics and samples; give another folder"
         )
     return run
 
 
-def _worth_keeping(run: RunDir) -> str | None:
-    """What a folder holds that a run which begins anew would not make again by itself."""
-    events = run.read_events()
-    for event in reversed(events):
-        if event.get("event") == "checkpoint" and latest_checkpoint(Path(event["folder"])) is not None:
-            return f"the run there has checkpoints and goes on with --load {event['folder']}"
-    return "a finished run is there" if any(event.get("event") == "end" for event in events) else None
+def _saved_in(run: RunDir) -> Path | None:
+    """Where the checkpoints of a run are; None where it has none."""
+    told = [Path(event["folder"]) for event in run.read_events() if event.get("event") == "checkpoint"]
+    return next((folder for folder in reversed(told) if latest_checkpoint(folder) is not None), None)

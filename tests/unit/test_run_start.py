@@ -60,7 +60,7 @@ def of(run: RunDir, load: Path | None) -> Config:
 
 
 def test_a_folder_that_holds_a_run_is_not_taken_for_another(ended: RunDir, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"a run is there already; give --load .*checkpoints to go on with it"):
+    with pytest.raises(UsageError, match=r"a run is there already; give another folder"):
         find_run_folder(of(ended, None), Start())
 
 
@@ -76,8 +76,10 @@ def test_a_run_with_checkpoints_is_not_deleted_because_another_folder_was_loaded
         (scratch / "weights").write_text("all of them")
     run.log_metrics(0, {"train/loss": 1.0})
     run.event("checkpoint", step=3, folder=tmp_path / "saved")
-    with pytest.raises(UsageError, match=r"has checkpoints and goes on with --load .*saved; --load .*savd holds no"):
+    with pytest.raises(UsageError, match=r"goes on with --load .*saved is there; --load .*savd holds no"):
         find_run_folder(of(run, tmp_path / "savd"), Start())
+    with pytest.raises(UsageError, match=r"a run is there already; give --load .*saved to go on with it"):
+        find_run_folder(of(run, None), Start())
     going_on = of(run, tmp_path / "saved")
     assert find_run_folder(going_on, find_run_start(going_on)).path == run.path
 

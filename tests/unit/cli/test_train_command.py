@@ -97,7 +97,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(argv: dict[str, object], s
             {"load": "saved", "ckpt_step": 7},
             "--ckpt-step 7: saved holds no checkpoint of that step; there: none",
         ),
-        ({"run_dir": "run"}, "run: a run is there already; give --load "),
+        ({"run_dir": "run"}, "run: a run is there already; give another folder"),
     ],
 )
 def test_a_dry_run_also_looks_where_the_run_would_begin(
