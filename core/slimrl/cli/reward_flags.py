@@ -30,12 +30,13 @@ def check_rm_url(rm_url: str | None, rewards: RewardTable) -> None:
 
 def shown_command(words: Sequence[str], rm_url: str | None) -> str:
     """A command line to be typed again; what may be a secret in --rm-url is left out of it."""
-    if rm_url is not None and _may_hold_secret(rm_url):
+    if rm_url is not None and may_hold_secret(rm_url):
         words = [word.replace(rm_url, "URL") for word in words]
     return shlex.join(words)
 
 
-def _may_hold_secret(url: str) -> bool:
+def may_hold_secret(url: str) -> bool:
+    """Whether a URL has a user, a password or a query, other than as the name of a variable."""
     try:
         parts = urlsplit(re.sub(r"\$\{\w+\}", "", url))  # a variable's name is none
     except ValueError:

@@ -14,7 +14,7 @@ from slimrl.checkpoints import latest_checkpoint
 from slimrl.cli.main import EXIT_INTERRUPTED
 from slimrl.cli.other_weights import check_other_weights
 from slimrl.cli.plugin_flags import PLUGIN_FLAGS_HELP, take_plugin_flags
-from slimrl.cli.reward_flags import shown_command
+from slimrl.cli.reward_flags import may_hold_secret, shown_command
 from slimrl.cli.teacher import with_teacher
 from slimrl.config import CkptConfig, Config, RolloutConfig
 from slimrl.config.check import check
@@ -132,6 +132,11 @@ def prepare(argv: Sequence[str]) -> Prepared:
     if model is not None and (config.trained.only_train_params_name_list or config.trained.freeze_params_name_list):
         num_trained = count_trained(model.config, model.sizes(), config.trained)
     plan = make_plan(config, num_prompts=num_prompts, has_critic=has_critic, num_trained=num_trained)
+    if config.rollout.rm_url is not None and may_hold_secret(config.rollout.rm_url):
+        sys.stderr.write(
+            "warning: --rm-url may hold a secret, which config.toml in the run's folder keeps; write it as ${NAME} and "
+            "set the environment variable NAME\n"
+        )
     for entry in rows.left_out:
         sys.stderr.write(f"warning: {entry.told()}\n")
     return Prepared(config, plan, plugins, origins, is_dry_run="dry-run" in parsed.switches)

@@ -53,6 +53,23 @@ def test_these_rewards_make_a_run(names: list[str | None], words: list[str], tra
 
 
 @pytest.mark.parametrize(
+    ("url", "is_warned"),
+    [
+        ("http://me:pw@judge/score", True),
+        ("http://judge/score?key=1234", True),
+        ("http://judge/score?key=${HOME}", False),
+        ("http://judge:8000/score", False),
+    ],
+)
+def test_a_secret_that_the_run_folder_would_keep_is_warned_of(url: str, is_warned: bool, train: Run) -> None:
+    outcome = train([None], "--rm-type", "remote_rm", "--rm-url", url)
+    assert outcome.code == 0
+    assert outcome.stderr.startswith("warning: --rm-url may hold a secret") == is_warned
+    assert "1234" not in outcome.stderr + outcome.stdout
+    assert "pw@" not in outcome.stderr + outcome.stdout
+
+
+@pytest.mark.parametrize(
     ("names", "words", "said"),
     [
         ([None], [], "a reward is required: --rm-type NAME, --reward NAME=WEIGHT or --custom-rm-path"),
