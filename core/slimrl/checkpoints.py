@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -70,11 +71,14 @@ class NewCheckpoint:
     def complete(self) -> None:
         """Bring its files to the disk and make it the newest checkpoint; then older ones are deleted."""
         _flush(self.scratch)
-        written = {"step": self.step, "run": str(self.run.resolve()), "time_ns": time.time_ns()}
+        written = {"step": self.step, "run": str(self.run.resolve()), "time_ns": _later_than_all(self.folder)}
         said = {**written, "resumable": self.resumable, "sha256": _checksums(self.scratch)}
         write_atomically(self.scratch / COMPLETE, json.dumps(said, indent=1))
+        _to_disk(self.scratch / COMPLETE)
+        _to_disk(self.scratch)
         _take_place(self.scratch, self.final)  # saved before at the same step: replace it
         write_atomically(self.folder / LATEST, f"{self.step}\n")
+        _to_disk(self.folder)
         for found in _by_age(self.folder):
             if found.name.startswith("."):
                 _remove(found)
@@ -84,6 +88,14 @@ class NewCheckpoint:
     def abandon(self) -> None:
         """Remove what was written of it."""
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def not_written(step: int, error: OSError) -> CheckpointError:
+    """What a full disk or the like comes to."""
+    return CheckpointError(
+        f"the checkpoint of step {step} could not be written: {error}; make room, or name another folder with "
+        "--save, and go on from the one before"
+    )
 
 
 @contextmanager
@@ -103,6 +115,8 @@ def new_folder(final: Path) -> Iterator[Path]:
     """An empty folder to fill; on leaving it takes the place of `final`, or vanishes on error."""
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch, stale = _beside(final, "tmp"), _beside(final, "old")
+    if stale.exists() and not final.exists():  # killed between two renames
+        stale.rename(final)
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.rmtree(stale, ignore_errors=True)
     scratch.mkdir()
@@ -159,8 +173,12 @@ def find_start(folder: Path | None, step: int | None = None, *, resume: bool = T
     passed_over: list[str] = []
     for checkpoint in found:
         damage = find_damage(checkpoint)
-        if damage is None:
-            return _start_from(checkpoint, tuple(passed_over), resume=resume)
+        try:
+            if damage is None:
+                return _start_from(checkpoint, tuple(passed_over), resume=resume)
+            (checkpoint / COMPLETE).stat()
+        except FileNotFoundError:  # a run that keeps some alone deleted it meanwhile: there is a newer one
+            return find_start(folder, step, resume=resume)
         passed_over.append(f"checkpoint {checkpoint} is damaged: {damage}")
     if passed_over:
         raise CheckpointError(
@@ -177,11 +195,23 @@ def find_damage(checkpoint: Path) -> str | None:
         int(_read(checkpoint)["step"]), str(_read(checkpoint)["run"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{COMPLETE} cannot be read ({error!r})"
-    found = _checksums(checkpoint)
+    try:
+        found = _checksums(checkpoint)
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
     if missing := sorted(expected.keys() - found.keys()):
         return f"it lacks {', '.join(missing)}"
     changed = sorted(name for name, checksum in expected.items() if found[name] != checksum)
     return f"{', '.join(changed)} changed since it was written" if changed else None
+
+
+def resumable_step(checkpoint: Path) -> int | None:
+    """The step of a checkpoint that a run can go on from, if the folder is one; its files are not looked at."""
+    try:
+        said = _read(checkpoint)
+        return int(said["step"]) if said["resumable"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def check_whole(folder: Path, flag: str) -> None:
@@ -234,9 +264,16 @@ def _step_of(checkpoint: Path) -> int:
     return int(match[1] or match[2])
 
 
+def _later_than_all(folder: Path) -> int:
+    """The time, or later: the clock may have gone back, or another machine's, that saved before, be ahead."""
+    return max([time.time_ns(), *(_time_of(found) + 1 for found in _by_age(folder))])
+
+
 def _time_of(checkpoint: Path) -> int:
     try:
         return int(_read(checkpoint)["time_ns"])
+    except FileNotFoundError:  # a run that keeps some alone deleted it meanwhile
+        return 0
     except (OSError, ValueError, KeyError, TypeError):  # damaged: then the file's own time
         return (checkpoint / COMPLETE).stat().st_mtime_ns
 
@@ -263,10 +300,21 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _flush(folder: Path) -> None:
-    """Bring a folder's files to the disk: an older checkpoint may be deleted for this one."""
-    for file in _files(folder):
-        with file.open("rb") as content:
-            os.fsync(content.fileno())
+    """Bring a folder's files and their names to the disk: an older checkpoint may be deleted for this one."""
+    for path in (*_files(folder), *(path for path in folder.rglob("*") if path.is_dir())):
+        _to_disk(path)
+
+
+def _to_disk(path: Path) -> None:
+    """Of a folder: the names in it."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot do it for a folder
+            raise
+    finally:
+        os.close(opened)
 
 
 def _tidy(folder: Path) -> None:
@@ -279,6 +327,8 @@ def _tidy(folder: Path) -> None:
     for left in folder.glob(".iter_*"):
         if _NAME.fullmatch(left.name):
             _remove(left)
+    for left in folder.glob(f".{LATEST}.*.tmp"):
+        left.unlink()
 
 
 def _remove(checkpoint: Path) -> None:

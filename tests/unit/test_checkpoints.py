@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from slimrl import checkpoints
 from slimrl.checkpoints import (
     COMPLETE,
     LATEST,
@@ -71,11 +72,12 @@ def test_an_interrupted_save_leaves_the_one_before_it(tmp_path: Path) -> None:
 def test_a_folder_that_was_killed_while_written_is_ignored_and_later_removed(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / ".iter_0000002.tmp").mkdir()
+    (tmp_path / f".{LATEST}.1234.tmp").touch()
     (tmp_path / "iter_0000003").mkdir()
     assert find_start(tmp_path).step == 1
     save(tmp_path, 4)
     assert find_start(tmp_path).step == 4
-    assert not (tmp_path / ".iter_0000002.tmp").exists()
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("name", [".iter_0000001.tmp", ".iter_0000001.old"])
@@ -97,6 +99,56 @@ def test_a_newer_checkpoint_under_its_temporary_name_takes_the_place_of_the_olde
     assert (start.checkpoint / "file").read_text() == "new"
     save(tmp_path, 2)
     assert (tmp_path / "iter_0000001" / "file").read_text() == "new"
+
+
+def test_a_clock_that_went_back_makes_no_older_checkpoint_the_newest(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    said = json.loads((tmp_path / "iter_0000001" / COMPLETE).read_text())
+    said["time_ns"] += 10**15
+    (tmp_path / "iter_0000001" / COMPLETE).write_text(json.dumps(said))
+    save(tmp_path, 2, keep=1)
+    assert steps(tmp_path) == [2]
+    save(tmp_path, 3)
+    assert find_start(tmp_path).step == 3
+
+
+def test_the_new_one_is_on_the_disk_with_its_names_before_an_older_one_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    to_disk: dict[str, bool] = {}
+    fsync = os.fsync
+
+    def record(opened: int) -> None:
+        path = Path(f"/proc/self/fd/{opened}").readlink().relative_to(tmp_path)
+        to_disk[str(path)] = (tmp_path / "iter_0000001").exists()
+        fsync(opened)
+
+    monkeypatch.setattr(os, "fsync", record)
+    save(tmp_path, 2, keep=1)
+    assert steps(tmp_path) == [2]
+    names = ("file", "model/weights", "model", COMPLETE)
+    wanted = {*(f".iter_0000002.tmp/{name}" for name in names), ".iter_0000002.tmp", "."}
+    assert {path for path, before in to_disk.items() if before} >= wanted
+
+
+@pytest.mark.parametrize("when", ["before its files are read", "after"])
+def test_a_checkpoint_that_is_deleted_while_it_is_looked_at_gives_way_to_the_newer_one(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    checksums = checkpoints._checksums
+
+    def overtaken(folder: Path) -> dict[str, str]:
+        is_looked_at = folder.name == "iter_0000001"
+        found = checksums(folder) if when == "after" or not is_looked_at else {}
+        if is_looked_at:
+            save(tmp_path, 2, keep=1)
+        return found or checksums(folder)
+
+    monkeypatch.setattr(checkpoints, "_checksums", overtaken)
+    start = find_start(tmp_path)
+    assert (start.step, start.passed_over) == (2, ())
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
@@ -279,6 +331,16 @@ def test_a_folder_is_replaced_when_the_new_one_is_whole(tmp_path: Path) -> None:
         raise RuntimeError
     assert (final / "file").read_text() == "two"
     assert [path.name for path in final.parent.iterdir()] == ["hf"]
+
+
+def test_a_folder_whose_replacing_was_killed_is_there_again_before_a_new_one_is_whole(tmp_path: Path) -> None:
+    final = tmp_path / "hf"
+    with new_folder(final) as scratch:
+        (scratch / "file").write_text("one")
+    final.rename(tmp_path / ".hf.old")
+    with pytest.raises(RuntimeError), new_folder(final) as scratch:
+        raise RuntimeError
+    assert (final / "file").read_text() == "one"
 
 
 def test_a_copied_folder_of_checkpoints_is_as_good_as_the_first(tmp_path: Path) -> None:
