@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from slimrl.checkpoints import NewCheckpoint, new_checkpoint, new_folder
+from slimrl.checkpoints import NewCheckpoint, new_checkpoint, new_folder, not_written
 from slimrl.config import CkptConfig
 from slimrl.config.checkpoints import save_hf_folder
 from slimrl.observe.run_dir import RunDir
@@ -62,8 +62,15 @@ class Saving:
         export = None if self._ckpt.save_hf is None else save_hf_folder(self._ckpt.save_hf, step)
         if self._ckpt.async_save:
             self.finish()
-            self._begin(step, export)
-            return
+        try:
+            if self._ckpt.async_save:
+                self._begin(step, export)
+            else:
+                self._save(step, export)
+        except OSError as error:
+            raise not_written(step, error) from error
+
+    def _save(self, step: int, export: Path | None) -> None:
         keep, resumable = self._ckpt.max_checkpoints_to_keep, not self._ckpt.no_save_optim
         with new_checkpoint(self._folder, step, self._run.path, keep=keep, resumable=resumable) as scratch:
             self._crew.save(scratch)
@@ -76,7 +83,14 @@ class Saving:
 
     def look(self) -> None:
         """Tell of what has been written since; raises what went wrong with it."""
-        if self._pending is not None and self._crew.is_saved():
+        if self._pending is None:
+            return
+        try:
+            is_saved = self._crew.is_saved()
+        except BaseException:
+            self._pending = None  # lost: nothing is told of it
+            raise
+        if is_saved:
             self._tell(self._pending)
 
     def finish(self) -> None:

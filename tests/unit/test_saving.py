@@ -51,6 +51,8 @@ class FakeCrew:
         self._background = Background("save")
 
     def save(self, folder: Path) -> None:
+        if self.error is not None:
+            raise self.error
         (folder / "value").write_text(self.value)
 
     def save_hf(self, folder: Path) -> None:
@@ -153,6 +155,16 @@ def test_a_step_that_fails_does_not_lose_the_checkpoint_that_is_being_written(
     assert find_start(tmp_path / "saved").step == 1
 
 
+def test_a_checkpoint_that_is_lost_is_not_told_of(tmp_path: Path, crew: FakeCrew, make_saving: Make) -> None:
+    crew.error = OSError(28, "No space left on device")
+    crew.gate.set()
+    with pytest.raises(CheckpointError, match="step 1 could not be written"), make_saving() as saving:
+        saving.save(1)
+        while True:
+            saving.look()
+    assert events(tmp_path) == []
+
+
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, crew: FakeCrew, make_saving: Make) -> None:
     with pytest.raises(KeyboardInterrupt), make_saving() as saving:
         saving.save(1)
@@ -167,6 +179,16 @@ def test_without_the_flag_it_is_written_at_once(tmp_path: Path, crew: FakeCrew, 
     saving.save(1)
     assert find_start(tmp_path / "saved").step == 1
     assert events(tmp_path) == [("checkpoint", 1), ("hf_checkpoint", 1)]
+
+
+def test_a_full_disk_is_told_and_the_checkpoint_before_stays(tmp_path: Path, crew: FakeCrew, make_saving: Make) -> None:
+    saving = make_saving(async_save=False)
+    saving.save(1)
+    crew.error = OSError(28, "No space left on device")
+    with pytest.raises(CheckpointError, match=r"step 2 could not be written: .*No space left.*--save"):
+        saving.save(2)
+    assert find_start(tmp_path / "saved").step == 1
+    assert not list((tmp_path / "saved").glob(".iter_*"))
 
 
 WRITER = """

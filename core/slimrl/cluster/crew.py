@@ -113,15 +113,15 @@ class Crew:
 
     def save(self, folder: Path) -> None:
         """Write everything that a resumed run needs."""
-        self._wait([self._trainer.save.remote(folder), self._manager.save.remote(folder)])
+        self._wait_for_disk([self._trainer.save.remote(folder), self._manager.save.remote(folder)])
 
     def save_hf(self, folder: Path) -> None:
         """Write the trainer's weights as transformers loads them."""
-        self._wait(self._trainer.save_hf.remote(folder))
+        self._wait_for_disk(self._trainer.save_hf.remote(folder))
 
     def begin_save(self, new: NewCheckpoint, export: Path | None) -> None:
         """Copy everything that a resumed run needs; the trainer writes it, and --save-hf's folder, beside its steps."""
-        self._wait(self._manager.save.remote(new.scratch))
+        self._wait_for_disk(self._manager.save.remote(new.scratch))
         self._wait(self._trainer.begin_save.remote(new, export))
 
     def is_saved(self) -> bool:
@@ -137,6 +137,17 @@ class Crew:
         self._wait(self._manager.close.remote())
         if self._engines is not None:
             self._wait(self._engines.stop.remote())
+
+    def _wait_for_disk(self, references: Any) -> None:
+        """As `_wait`; raises the plain error of a disk, which is the user's to mend."""
+        from ray.exceptions import RayTaskError
+
+        try:
+            self._wait(references)
+        except RayTaskError as error:
+            if isinstance(error.cause, OSError):
+                raise error.cause from None
+            raise
 
     def _wait(self, references: Any) -> Any:
         from ray.exceptions import RayActorError, RayTaskError

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from slimrl.background import Background
-from slimrl.checkpoints import NewCheckpoint, new_folder
+from slimrl.checkpoints import NewCheckpoint, new_folder, not_written
 from slimrl.cluster.actors import PluginPass
 from slimrl.cluster.followers import Followers
 from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig, TrainedConfig
 from slimrl.config.layout import Layout, recompute_of
-from slimrl.errors import CheckpointError, EngineUnreachableError, SlimrlError, UsageError
+from slimrl.errors import EngineUnreachableError, SlimrlError, UsageError
 from slimrl.observe.logs import log_to
 from slimrl.observe.run_dir import RunDir
 from slimrl.protocols import WeightTransport
@@ -117,13 +117,14 @@ class TrainerActor:
 
     def send_weights(self, index: int, url: str) -> int:
         """Send the weights to one engine that comes late; returns their version: the steps that they have seen."""
+        from slimrl.megatron.tensor_files import use_up
+
         weights = self._trainer.export_weights()
         with self._followers.join("give_weights"):
             try:
                 self._fleet.send_to(index, url, weights, self._num_steps)
             finally:
-                for _ in weights:  # the other processes give all of theirs
-                    pass
+                use_up(weights)
         return self._num_steps
 
     def save(self, folder: Path) -> None:
@@ -230,10 +231,7 @@ def write_snapshot(snapshot: Snapshot, new: NewCheckpoint, export: Path | None) 
             with new_folder(export) as scratch:
                 snapshot.write_hf(scratch)
     except OSError as error:
-        raise CheckpointError(
-            f"the checkpoint of step {new.step} could not be written: {error}; make room, or name another folder with "
-            "--save, and go on from the one before"
-        ) from error
+        raise not_written(new.step, error) from error
 
 
 def build_trainer(
