@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from slimrl.checkpoints import check_whole
 from slimrl.registry.plugin_set import PluginSet
 from slimrl.rollout.batch import make_batch
 from slimrl.rollout.hooks import RolloutHooks
@@ -212,8 +213,11 @@ class ReplayedTraining:
         return self._train(batch)
 
     def _load(self, step: int) -> None:
+        start = self._starts[step]
+        if start is not None:
+            check_whole(start, "the run's checkpoint")
         self._trainer = self._trainer or self._make()
-        self._trainer.load(self._starts[step])
+        self._trainer.load(start)
         self._step = step
 
     def _train(self, batch: TrainBatch) -> TrainReport:

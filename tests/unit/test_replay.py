@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from slimrl import Group, Sample, Score, Status
+from slimrl.checkpoints import new_checkpoint
+from slimrl.errors import CheckpointError
 from slimrl.replay import EXACT, OTHER_KIND, SAME_KIND, ReplayedTraining, check_rewards, compare
 from slimrl.types import TrainBatch, TrainReport
 
@@ -76,6 +79,19 @@ def test_steps_in_order_go_on_from_each_other_and_from_each_checkpoint() -> None
     for step in range(5):
         assert isinstance(report(step), TrainReport)
     assert trainer.calls == [None, 0, 1, 2, Path("three"), 3, 4]
+
+
+def test_a_damaged_checkpoint_keeps_from_no_step_but_its_own(tmp_path: Path) -> None:
+    starts: dict[int, Path | None] = {}
+    for step in (1, 2):
+        with new_checkpoint(tmp_path, step, tmp_path) as scratch:
+            (scratch / "weights").write_text("all of them")
+        starts[step] = tmp_path / f"iter_000000{step}"
+    (tmp_path / "iter_0000001" / "weights").write_text("all of")
+    training = ReplayedTraining(lambda: Trainer(), starts, lambda step: step, catch_up=False)  # type: ignore[arg-type, return-value]
+    assert isinstance(training.report(2, 2), TrainReport)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="iter_0000001 is damaged: weights changed"):
+        training.report(1, 1)  # type: ignore[arg-type]
 
 
 def test_a_step_without_weights_is_told_or_reached_through_the_steps_before() -> None:

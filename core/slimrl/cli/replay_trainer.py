@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from slimrl.checkpoints import COMPLETE, find_start
+from slimrl.checkpoints import COMPLETE, resumable_step
 from slimrl.cli.replay_job import Job
 from slimrl.config.batch import solve_batch
 from slimrl.observe.run_dir import RunDir
@@ -95,9 +94,8 @@ def _starts(job: Job) -> dict[int, Path | None]:
             starts[int(event["step"])] = Path(checkpoint)
     saved = [Path(event["folder"]) / f"iter_{event['step']:07d}" for event in _events(job.run, "checkpoint")]
     for folder in [*saved, *job.run.checkpoints.glob("iter_*")]:  # the run may have been moved
-        if (folder / COMPLETE).is_file() and json.loads((folder / COMPLETE).read_text()).get("resumable", True):
-            start = find_start(folder)
-            starts[start.step] = start.checkpoint
+        if (step := resumable_step(folder)) is not None:
+            starts[step] = folder
     return starts
 
 
