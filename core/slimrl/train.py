@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from slimrl.checkpoints import Start
+from slimrl.claim import claimed
 from slimrl.cluster.actors import PluginPass
 from slimrl.cluster.crew import Crew, CrewSettings
 from slimrl.cluster.ray_session import ray_session
@@ -24,7 +25,6 @@ from slimrl.config.plan import Plan
 from slimrl.config.prompt_files import parse_prompt_file
 from slimrl.config.toml import to_toml
 from slimrl.engines.process import EngineSettings
-from slimrl.errors import UsageError
 from slimrl.interrupt import Interrupt
 from slimrl.observe.clock import StepClock
 from slimrl.observe.cpu import ProcessMeter
@@ -117,15 +117,9 @@ def save(saving: Saving, step: int, progress: StepProgress) -> int:
     return step
 
 
-def open_run(config: Config, plan: Plan, start: Start, plugins: PluginSet, origins: Origins) -> RunDir:
-    """The run's folder, and that of its checkpoints: what cannot be written fails now and not after some hours."""
-    run = find_run_folder(config, start)
-    try:
-        run.create()
-        if config.ckpt.save is not None:
-            config.ckpt.save.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{error.filename} cannot be made: {error.strerror or error}; name another folder") from error
+def open_run(run: RunDir, config: Config, plan: Plan, start: Start, plugins: PluginSet, origins: Origins) -> None:
+    """Write what the run begins with into its folder."""
+    run.create()
     run.forget_from(start.step)
     write_atomically(run.config, to_toml(config, origins, plugins.options.of_plugins()))
     write_atomically(run.plugins_lock, json.dumps(plugins.lock(), indent=1) + "\n")
@@ -139,7 +133,6 @@ def open_run(config: Config, plan: Plan, start: Start, plugins: PluginSet, origi
         dtype=plan.dtype,
         num_rollout=plan.num_rollout,
     )
-    return run
 
 
 def resume_warnings(start: Start, run: RunDir, plugins: PluginSet) -> Iterator[tuple[str, str]]:
@@ -164,7 +157,13 @@ def train(config: Config, plan: Plan, plugins: PluginSet, origins: Origins) -> F
     """
     check_gpu(config, plan.device)
     start = find_run_start(config)
-    run = open_run(config, plan, start, plugins, origins)
+    run = find_run_folder(config, start)
+    with claimed((run.path, config.ckpt.save or run.path)):
+        open_run(run, config, plan, start, plugins, origins)
+        return _train(run, config, plan, start, plugins)
+
+
+def _train(run: RunDir, config: Config, plan: Plan, start: Start, plugins: PluginSet) -> Finished:
     for event, message in resume_warnings(start, run, plugins):
         sys.stderr.write(f"warning: {message}\n")
         run.event(event, message=message)

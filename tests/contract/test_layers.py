@@ -25,7 +25,7 @@ LAYERS = (
     {"slimrl"},  # the public names
     {"config"},
     {"registry"},
-    {"scoring", "engines", "data", "observe", "hub", "interrupt"},
+    {"scoring", "engines", "data", "observe", "hub", "interrupt", "claim"},
     {"rollout", "megatron", "sync", "checkpoints"},
     {"cluster", "saving", "run_start"},
     {"train", "replay"},
