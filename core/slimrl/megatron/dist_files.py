@@ -105,7 +105,7 @@ class StoredPieces:
                 f"{self.folder}: {piece.key} is {tuple(stored.size)}, the model makes it {piece.shape}; load it with "
                 "the model that it was saved with"
             )
-        if piece.is_padded:
+        if piece.fewest_rows is not None:
             piece.tensor.zero_()
         num_read = 0
         for chunk in stored.chunks:
@@ -117,13 +117,14 @@ class StoredPieces:
             own = tuple(slice(low - at, high - at) for (low, high), at in zip(box, piece.offset, strict=True))
             piece.tensor[own].copy_(numbers[inside])
             num_read += num_elements([high - low for low, high in box])
-        if num_read != piece.tensor.numel() and not piece.is_padded:
-            raise CheckpointError(f"{self.folder} holds {num_read} of {piece.tensor.numel()} numbers of {piece.key}")
+        expected = num_elements(_stored_part(piece, stored.size))
+        if num_read != expected:
+            raise CheckpointError(f"{self.folder} holds {num_read} of {expected} numbers of {piece.key}")
 
     def _fits(self, piece: Piece, size: tuple[int, ...]) -> bool:
-        if not piece.is_padded:
+        if piece.fewest_rows is None:
             return size == piece.shape
-        return len(size) == len(piece.shape) and size[1:] == piece.shape[1:]
+        return len(size) == len(piece.shape) and size[0] >= piece.fewest_rows and size[1:] == piece.shape[1:]
 
     def _read(self, key: str, chunk: Any) -> Tensor:
         from torch.distributed.checkpoint.metadata import MetadataIndex
@@ -149,6 +150,12 @@ class StoredPieces:
         if not isinstance(numbers, Tensor) or numbers.shape != torch.Size(chunk.sizes):
             raise CheckpointError(f"{file} holds something else than {index.fqn} where {METADATA} says it is")
         return numbers
+
+
+def _stored_part(piece: Piece, size: Sequence[int]) -> list[int]:
+    """How long a piece is along each axis without what lies beyond the stored tensor."""
+    axes = zip(piece.offset, piece.tensor.shape, size, strict=True)
+    return [max(min(at + length, end) - at, 0) for at, length, end in axes]
 
 
 def _common(piece: Piece, chunk: Any) -> list[tuple[int, int]] | None:

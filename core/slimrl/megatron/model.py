@@ -50,6 +50,8 @@ class PackedGpt(GPTModel):  # type: ignore[misc]  # Megatron has no types
     """Megatron's GPT model, returning hidden states of chosen tokens instead of logits of all."""
 
     frequencies: Tensor
+    num_words: int
+    """Rows of the whole vocabulary without padding."""
     vocabulary_share: VocabularyShare | None
     """What of the vocabulary this tensor-parallel rank has; None: all."""
     value_head: torch.nn.Linear | None
@@ -130,6 +132,7 @@ def build_chunks(
             model = _build(shape, layout, recompute, chunk if is_interleaved else None, device, dtype)
         model.to(device)
         model.frequencies = inverse_frequencies(shape).to(device)
+        model.num_words = shape.vocab_size
         model.vocabulary_share = _vocabulary_share(shape)
         model.value_head = None
         if shape.has_value_head and model.post_process:

@@ -27,8 +27,8 @@ class Piece:
     """Whether no process of another tensor or pipeline rank has the same box."""
     is_only: bool
     """Whether no data-parallel process before this one has it either."""
-    is_padded: bool = False
-    """Whether rows beyond the stored ones are zero (the vocabulary)."""
+    fewest_rows: int | None = None
+    """Rows that are stored at least, where those beyond the stored ones are padding, and zero (the vocabulary)."""
 
     def copied(self) -> Piece:
         """The same in CPU memory of its own."""
@@ -44,7 +44,7 @@ def weight_pieces(model: PackedGpt) -> dict[str, list[Piece]]:
     for name, stored in _stored(model).items():
         if ".adapter." not in name and stored.data is not None:
             parts = stored.build() if hasattr(stored, "build") else [stored]
-            pieces[name] = [_piece(part) for part in parts]
+            pieces[name] = [_piece(part, model.num_words) for part in parts]
     return pieces
 
 
@@ -114,7 +114,7 @@ def _stored(model: PackedGpt) -> dict[str, Any]:  # Any: Megatron has no types
     return stored
 
 
-def _piece(part: Any) -> Piece:
+def _piece(part: Any, num_words: int) -> Piece:
     replica = part.replica_id if isinstance(part.replica_id, tuple) else (part.replica_id, 0)
     return Piece(
         key=part.key,
@@ -124,7 +124,7 @@ def _piece(part: Any) -> Piece:
         # the last number counts those that train other samples
         is_first=_is_zero(replica[:-1]),
         is_only=_is_zero(replica),
-        is_padded=part.allow_shape_mismatch,
+        fewest_rows=num_words if part.allow_shape_mismatch else None,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from slimrl.cli.convert import main as convert
 from slimrl.config import CkptConfig
@@ -34,7 +35,7 @@ def group() -> Any:
     return init_parallel(torch.device("cpu"), 0, has_files_group=True).files_group
 
 
-def piece(key: str, whole: tuple[int, ...], offset: tuple[int, ...], tensor: torch.Tensor, **others: bool) -> Piece:
+def piece(key: str, whole: tuple[int, ...], offset: tuple[int, ...], tensor: torch.Tensor, **others: int) -> Piece:
     return Piece(key, whole, offset, tensor, is_first=True, is_only=True, **others)
 
 
@@ -74,12 +75,20 @@ def test_pieces_are_read_in_other_boxes_than_they_were_written(tmp_path: Path, g
         stored.fill(piece("w", (6, 4), (first, 0), target))
         assert torch.equal(target, whole[first : first + 2])
     padded = torch.ones(8, 4)
-    stored.fill(piece("w", (8, 4), (0, 0), padded, is_padded=True))
+    stored.fill(piece("w", (8, 4), (0, 0), padded, fewest_rows=6))
     assert torch.equal(padded, torch.cat([whole, torch.zeros(2, 4)]))
+    with pytest.raises(CheckpointError, match=r"w is \(6, 4\), the model makes it \(8, 4\)"):
+        stored.fill(piece("w", (8, 4), (0, 0), padded, fewest_rows=7))
     with pytest.raises(CheckpointError, match=r"w is \(6, 4\), the model makes it \(8, 4\)"):
         stored.fill(piece("w", (8, 4), (0, 0), padded))
     with pytest.raises(CheckpointError, match="lacks v"):
         stored.fill(piece("v", (8, 4), (0, 0), padded))
+
+
+def test_rows_that_no_file_holds_are_no_padding(tmp_path: Path, group: Any) -> None:
+    write_pieces(tmp_path, [piece("w", (6, 4), (0, 0), torch.ones(4, 4))], group)
+    with pytest.raises(CheckpointError, match="holds 16 of 24 numbers of w"):
+        StoredPieces(tmp_path).fill(piece("w", (8, 4), (0, 0), torch.empty(8, 4), fewest_rows=6))
 
 
 def test_what_would_be_written_twice_is_found_before_anything_is_written(tmp_path: Path, group: Any) -> None:
@@ -225,6 +234,16 @@ def test_another_model_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=r"release lacks 2 tensors of the model, the first decoder"):
         make_trainer(checkpoints["qwen2"]).load(saved[1])
+
+
+def test_a_smaller_vocabulary_is_refused(
+    saved: tuple[MegatronTrainer, Path], make_trainer: Make, tmp_path: Path
+) -> None:
+    shape = {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "num_key_value_heads": 2}
+    config = LlamaConfig(**shape, vocab_size=85, num_hidden_layers=3, tie_word_embeddings=True)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "larger")
+    with pytest.raises(CheckpointError, match=r"word_embeddings.weight is \(83, 48\), the model makes it \(85, 48\)"):
+        make_trainer(tmp_path / "larger").load(saved[1])
 
 
 @pytest.mark.parametrize("file", ["model/release/__0_0.distcp", "optimizer/__0_0.distcp", "optimizer/.metadata"])
