@@ -94,6 +94,7 @@ def generated(sample: Sample, returned: object) -> list[Sample]:
     Raises TypeError or ValueError for anything else.
     """
     if returned is sample:
+        _check_aligned(sample, sample)
         return [sample]
     if not isinstance(returned, list | tuple) or not all(isinstance(one, Sample) for one in returned):
         raise TypeError(
@@ -107,7 +108,28 @@ def generated(sample: Sample, returned: object) -> list[Sample]:
     for place, one in enumerate(returned):
         one.group_id, one.rollout_id, one.sample_id = sample.group_id, sample.rollout_id, first_id + place * SIBLING
         one.seed = sample.seed
+        _check_aligned(one, sample)
     return list(returned)
+
+
+def misaligned(sample: Sample) -> str:
+    """What of a sample's response is not one number a token; empty where all is."""
+    lengths = {
+        "tokens": len(sample.tokens),
+        "log_probs": len(sample.log_probs),
+        "loss_mask": len(sample.loss_mask),
+        "weight_versions": len(sample.weight_versions),
+    }
+    if len(set(lengths.values())) > 1:
+        return "with " + ", ".join(f"{length} {name}" for name, length in lengths.items())
+    return "" if set(sample.loss_mask) <= {0, 1} else "with other values than 0 and 1 in its loss_mask"
+
+
+def _check_aligned(one: Sample, given: Sample) -> None:
+    if problem := misaligned(one):
+        # `given` stays in the group as what failed
+        given.tokens, given.log_probs, given.loss_mask, given.weight_versions = [], [], [], []
+        raise ValueError(f"the generator returned sample {one.sample_id} {problem}")
 
 
 @dataclass(frozen=True, slots=True)

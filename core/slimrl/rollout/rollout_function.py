@@ -12,7 +12,7 @@ from slimrl.protocols import DynamicFilter, EngineClient, Rollout
 from slimrl.registry.run_hook import RunHookFunction
 from slimrl.registry.slime_arguments import router_of, set_values
 from slimrl.rollout.loop import Filled, FillSettings, Produce, judge, reward_trouble
-from slimrl.rollout.produce import Score
+from slimrl.rollout.produce import Score, misaligned
 from slimrl.rollout.slime_groups import SlimeSupply, group_of, groups_of
 from slimrl.rollout.supply import RunSupply
 from slimrl.types import Group, Sample, SamplingParams, Status, Verdict
@@ -134,14 +134,8 @@ def _check_ids(hook: RunHookFunction, ids: list[int], noun: str) -> None:
 
 
 def _problem(sample: Sample) -> str:
-    lengths = {
-        "tokens": len(sample.tokens),
-        "log_probs": len(sample.log_probs),
-        "loss_mask": len(sample.loss_mask),
-        "weight_versions": len(sample.weight_versions),
-    }
-    if len(set(lengths.values())) > 1:
-        return "with " + ", ".join(f"{length} {name}" for name, length in lengths.items())
+    if problem := misaligned(sample):
+        return problem
     if sample.status is Status.PENDING:
         return "which is still pending; generate it, or put its group back"
     if not sample.prompt_tokens:

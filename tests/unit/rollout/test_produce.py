@@ -6,6 +6,7 @@ import asyncio
 import copy
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,6 +95,31 @@ def test_a_sample_that_the_generator_itself_marks_failed_is_tried_again() -> Non
     group = group_of(1)
     run(group, generate, retries=1)
     assert (group.samples[0].status, len(calls)) == (Status.COMPLETED, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda sample: sample.tokens.append(9), "with 2 tokens, 1 log_probs, 1 loss_mask, 1 weight_versions"),
+        (lambda sample: sample.log_probs.clear(), "with 1 tokens, 0 log_probs, 1 loss_mask, 1 weight_versions"),
+        (lambda sample: setattr(sample, "loss_mask", [2]), "with other values than 0 and 1 in its loss_mask"),
+        (lambda sample: setattr(sample, "loss_mask", [0.5]), "with other values than 0 and 1 in its loss_mask"),
+    ],
+)
+def test_a_sample_whose_numbers_are_not_one_a_token_has_failed_and_moves_no_others(change: Any, said: str) -> None:
+    async def generate(sample: Sample, sampling: SamplingParams, engine: Any) -> Sample:
+        sample.append([7], [-0.5], [0])
+        sample.status = Status.COMPLETED
+        if sample.sample_id == 0:
+            change(sample)
+        return sample
+
+    group = group_of(2)
+    run(group, generate, retries=0)
+    first, second = group
+    assert (first.status, first.reason) == (Status.FAILED, f"ValueError: the generator returned sample 0 {said}")
+    assert len({len(values) for values in (first.tokens, first.log_probs, first.loss_mask)}) == 1
+    assert (second.status, second.tokens) == (Status.COMPLETED, [7])
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 3))
