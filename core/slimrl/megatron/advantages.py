@@ -79,8 +79,7 @@ def advantages_of(
         raise postprocess.broke("returned something; it changes batch.loss_mask and advantages in place")
     if not np.isfinite(per_token).all():
         raise postprocess.broke("set an advantage that is not finite")
-    if not set(np.unique(batch.loss_mask).tolist()) <= {0, 1}:
-        raise postprocess.broke("set loss masks to other values than 0 and 1")
+    _check_masks(postprocess, batch.loss_mask)
     ends = batch.response_lengths.cumsum(dtype=np.int64)
     sums = np.concatenate(([0.0], per_token.cumsum(dtype=np.float64)))
     means = (sums[ends] - sums[ends - batch.response_lengths]) / np.maximum(batch.response_lengths, 1)
@@ -96,8 +95,14 @@ def _run_slimes(
     rollout_data["advantages"] = [part.clone() for part in torch.from_numpy(per_token).split_with_sizes(lengths)]
     rollout_data["rewards"] = per_sample.tolist()
     hook(hook.args, batch.step, rollout_data)
-    for key, target in (("loss_masks", batch.loss_mask), ("advantages", per_token)):
-        target[:] = _per_token_of(hook, rollout_data, key, lengths)
+    masks = _per_token_of(hook, rollout_data, "loss_masks", lengths)
+    _check_masks(hook, masks)  # before a part of one becomes 0
+    batch.loss_mask[:], per_token[:] = masks, _per_token_of(hook, rollout_data, "advantages", lengths)
+
+
+def _check_masks(hook: RunHookFunction, masks: NDArray[Any]) -> None:
+    if not np.isin(masks, (0, 1)).all():
+        raise hook.broke("set loss masks to other values than 0 and 1")
 
 
 def _slimes_advantages(

@@ -115,7 +115,7 @@ class SlimeSample:
             raise self._wrong(f"response_length {length} of {len(self.tokens)} tokens (prompt and response)")
         cut = len(self.tokens) - length
         prompt, response = list(map(int, self.tokens[:cut])), list(map(int, self.tokens[cut:]))
-        mask = [1] * length if self.loss_mask is None else [int(value) for value in self.loss_mask]
+        mask = [1] * length if self.loss_mask is None else [float(value) for value in self.loss_mask]
         log_probs = self.rollout_log_probs
         if log_probs is None and length:
             raise self._wrong(
@@ -127,6 +127,7 @@ class SlimeSample:
                 raise self._wrong(f"{name} has {len(values)} entries for a response_length of {length}")
         if not set(mask) <= {0, 1}:
             raise self._wrong("loss_mask has other values than 0 and 1")
+        mask = list(map(int, mask))
         versions = self._versions(response, version)
         status = self._read_status(length)
         if prompt != sample.prompt_tokens:

@@ -77,6 +77,8 @@ def check_batch(batch: object) -> str:
         return f"a batch with {len(batch.tokens)} tokens where the lengths of prompts and responses say otherwise"
     if count and min(batch.prompt_lengths.min(), batch.response_lengths.min()) < 1:
         return "a batch with an empty prompt or response; each has a token at least"
+    if not np.isin(batch.loss_mask, (0, 1)).all():
+        return "a batch whose loss_mask has other values than 0 and 1"
     if batch.advantages is not None and not np.isfinite(batch.advantages).all():
         return "a batch with advantages that are not finite"
     return ""

@@ -57,6 +57,9 @@ def batch_of(hook: RunHookFunction, data: Any, samples: Sequence[Sample], step: 
     own = [by_id[one] for one in ids]
     lengths = [int(length) for length in data["response_lengths"]]
     masks = _of_responses(hook, "loss_masks", data["loss_masks"], lengths, own)
+    for mask, sample in zip(masks, own, strict=True):
+        if not np.isin(mask, (0, 1)).all():  # a part of one would become 0
+            raise hook.broke(f"returned 'loss_masks' with other values than 0 and 1 for sample {sample.sample_id}")
     log_probs = data.get("rollout_log_probs")
     log_probs = [sample.log_probs for sample in own] if log_probs is None else log_probs
     teachers = None

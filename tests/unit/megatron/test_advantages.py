@@ -106,11 +106,16 @@ def shorter(args: Any, rollout_id: int, rollout_data: dict[str, Any]) -> None:
     rollout_data["loss_masks"].pop()
 
 
+def halved(args: Any, rollout_id: int, rollout_data: dict[str, Any]) -> None:
+    rollout_data["loss_masks"] = [mask * 0.5 for mask in rollout_data["loss_masks"]]
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
         (infinite, "set an advantage that is not finite"),
         (two, "set loss masks to other values than 0 and 1"),
+        (halved, "set loss masks to other values than 0 and 1"),
         (returned, "returned something; it changes batch.loss_mask and advantages in place"),
         (other_tokens, "raised ValueError: assignment destination is read-only"),
         (shorter, "left 'loss_masks' with other lengths than response_lengths"),

@@ -204,6 +204,7 @@ def test_a_copy_of_a_sample_has_a_sample_of_its_own() -> None:
         ({"response_length": 2}, "sample 25: loss_mask has 3 entries for a response_length of 2"),
         ({"rollout_log_probs": None}, "3 response tokens without rollout_log_probs"),
         ({"loss_mask": [1, 2, 1]}, "loss_mask has other values than 0 and 1"),
+        ({"loss_mask": [1, 0.5, 1]}, "loss_mask has other values than 0 and 1"),
         ({"status": "done"}, "status 'done' is none of pending, completed"),
         ({"reward": float("nan")}, "the reward is nan, which is not finite"),
         ({"reward": {"a": 1, "b": 2}}, "the reward has the keys 'a', 'b'"),

@@ -178,6 +178,13 @@ def test_a_converter_of_ours_returns_a_batch_that_holds_together() -> None:
         found.make_batch([finished(0)])
 
 
+def test_a_converters_masks_are_zeros_and_ones() -> None:
+    masks = np.array([1, 2, 1, 1, 1, 1], np.uint8)
+    found = hooks(train_data_converter=lambda batch, groups: replace(batch, loss_mask=masks))
+    with pytest.raises(RolloutError, match="returned a batch whose loss_mask has other values than 0 and 1"):
+        found.make_batch([finished(0)])
+
+
 def data(samples: Any, **changes: Any) -> dict[str, Any]:
     made = {
         "tokens": [one.tokens for one in samples],
@@ -222,6 +229,7 @@ def test_a_converter_of_slimes_sees_what_a_teacher_said_and_need_not_return_it(i
         ({"loss_masks": None}, "returned no 'loss_masks'"),
         ({"rewards": [1.0]}, "returned 'rewards' with 1 entries for 2 in 'tokens'"),
         ({"loss_masks": [[1], [1]]}, "'loss_masks' with 1 entries for the 3 response tokens of sample 0"),
+        ({"loss_masks": [[1, 0.5, 1], [1] * 3]}, "'loss_masks' with other values than 0 and 1 for sample 0"),
         ({"teacher_log_probs": []}, "returned 'teacher_log_probs', which nothing here reads"),
         ({"sample_indices": [0, 9]}, "'sample_indices' with 9, which is no sample of this batch"),
         (
