@@ -52,22 +52,24 @@ def advantages_of(
     """
     seen = advantage_input(batch, known)
     returns = None
+    maker = f"advantage estimator {name!r}" if function is None else function.name
     if batch.advantages is not None:
         found = batch.advantages[seen.sample_of_token]
     elif function is not None and function.is_slime:
-        found, returns = _slimes_advantages(function, batch, known)
+        # slime compares rewards with their group before it makes advantages, but for a critic
+        compared = batch.rewards if known.values is not None else _means(estimate(seen).advantages, seen)
+        found, returns = _slimes_advantages(function, batch, known, compared)
     else:
         made = estimate(seen)
         found = made.advantages
         if known.values is not None:
-            returns = _per_response_token(made.returns, batch, name)
+            returns = _per_response_token(made.returns, batch, maker)
     if distillation is not None:
         found = found - distillation.coef * distillation.gap(batch, known)
     if normalize and len(found):
         found = whiten(found, moments(found))
-    sums = np.bincount(seen.sample_of_token, found, len(batch))
-    per_sample = (sums / np.maximum(seen.num_tokens, 1)).astype(np.float32)
-    _check_finite(per_sample, batch, name)
+    per_sample = _means(found, seen)
+    _check_finite(per_sample, batch, maker)
     per_token = np.repeat(per_sample, batch.response_lengths)
     per_token[np.flatnonzero(batch.loss_mask)] = found
     if postprocess is None:
@@ -84,6 +86,13 @@ def advantages_of(
     sums = np.concatenate(([0.0], per_token.cumsum(dtype=np.float64)))
     means = (sums[ends] - sums[ends - batch.response_lengths]) / np.maximum(batch.response_lengths, 1)
     return Advantages(batch, per_token, means.astype(np.float32), returns)
+
+
+def _means(values: NDArray[np.float32], seen: AdvantageInput) -> NDArray[np.float32]:
+    """[samples] of each one's trained tokens; 0 where there is none."""
+    sums = np.bincount(seen.sample_of_token, values, len(seen.num_tokens))
+    means: NDArray[np.float32] = (sums / np.maximum(seen.num_tokens, 1)).astype(np.float32)
+    return means
 
 
 def _run_slimes(
@@ -106,10 +115,10 @@ def _check_masks(hook: RunHookFunction, masks: NDArray[Any]) -> None:
 
 
 def _slimes_advantages(
-    hook: RunHookFunction, batch: TrainBatch, known: Known
+    hook: RunHookFunction, batch: TrainBatch, known: Known, rewards: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Call slime's `(args, rollout_data)`, which sets advantages and returns; the advantages of trained tokens."""
-    lengths, data = batch.response_lengths.tolist(), _slime_data(batch)
+    lengths, data = batch.response_lengths.tolist(), {**_slime_data(batch), "rewards": rewards.tolist()}
     for key in ("log_probs", "ref_log_probs", "teacher_log_probs", "values"):
         if (values := getattr(known, key)) is not None:
             data[key] = list(torch.from_numpy(values).split_with_sizes(lengths))
@@ -165,24 +174,22 @@ def advantage_input(batch: TrainBatch, known: Known) -> AdvantageInput:
     )
 
 
-def _per_response_token(returns: NDArray[np.float32] | None, batch: TrainBatch, name: str) -> NDArray[np.float32]:
+def _per_response_token(returns: NDArray[np.float32] | None, batch: TrainBatch, maker: str) -> NDArray[np.float32]:
     trained = np.flatnonzero(batch.loss_mask)
     if returns is None or np.shape(returns) != trained.shape:
         gave = "none" if returns is None else f"shape {np.shape(returns)}"
         raise TrainError(
-            f"advantage estimator {name!r} takes a critic's values and gave {gave} for the returns of {len(trained)} "
+            f"{maker} takes a critic's values and gave {gave} for the returns of {len(trained)} "
             "trained tokens, which the critic is trained towards; return Advantages(advantages, returns)"
         )
     if not np.isfinite(returns).all():
-        raise TrainError(f"step {batch.step}: advantage estimator {name!r} gave a return that is not finite")
+        raise TrainError(f"step {batch.step}: {maker} gave a return that is not finite")
     spread = np.zeros(len(batch.log_probs), np.float32)
     spread[trained] = returns
     return spread
 
 
-def _check_finite(advantages: NDArray[np.float32], batch: TrainBatch, name: str) -> None:
+def _check_finite(advantages: NDArray[np.float32], batch: TrainBatch, maker: str) -> None:
     if not np.isfinite(advantages).all():
         sample = int(batch.sample_ids[~np.isfinite(advantages)][0])
-        raise TrainError(
-            f"step {batch.step}: advantage estimator {name!r} gave a number that is not finite to sample {sample}"
-        )
+        raise TrainError(f"step {batch.step}: {maker} gave a number that is not finite to sample {sample}")

@@ -10,23 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from slimrl.errors import RolloutError
+from slimrl.errors import RolloutError, TrainError
 from slimrl.estimator import estimate_of
 from slimrl.megatron.advantages import Advantages, advantages_of
 from slimrl.megatron.known import Known
 from slimrl.registry import Options, RunHookFunction
 from slimrl.registry.adapt import adapt
+from slimrl.registry.kinds import RunHook
 from slimrl.registry.resolve import Resolved
 from slimrl.types import TrainBatch
 
 Make = Callable[..., TrainBatch]
 
 
-def hook(function: Any) -> RunHookFunction:
-    found = adapt("data_postprocess", function, "mine.py:f")
-    resolved = Resolved(
-        *("data_postprocess", "mine.py:f", "f", None, None, None, ""), found.shape, False, None, False, found.bind
-    )
+def hook(function: Any, kind: RunHook = "data_postprocess") -> RunHookFunction:
+    found = adapt(kind, function, "mine.py:f")
+    resolved = Resolved(*(kind, "mine.py:f", "f", None, None, None, ""), found.shape, False, None, False, found.bind)
     return RunHookFunction(resolved, Options())
 
 
@@ -84,6 +83,35 @@ def test_a_function_of_slimes_changes_lists_of_tensors(make_batch: Make) -> None
     assert found.per_token[first : first + second].tolist() == [5.0] * second
     assert found.per_token[first + second :].tolist() == before.per_token[first + second :].tolist()
     assert not found.batch.loss_mask[:first].any()
+
+
+@pytest.mark.parametrize("has_critic", [False, True])
+def test_an_advantage_function_of_slimes_sees_rewards_that_are_compared_and_as_they_were(
+    make_batch: Make, has_critic: bool
+) -> None:
+    batch, seen = make_batch(), []
+    estimate = estimate_of(lambda rewards, group_ids: rewards - rewards.mean(), "mine")
+    known = Known(values=np.zeros_like(batch.log_probs) if has_critic else None)
+
+    def mine(args: Any, rollout_data: dict[str, Any]) -> None:
+        seen.append(rollout_data)
+        rollout_data["advantages"] = rollout_data["returns"] = [torch.ones(n) for n in rollout_data["response_lengths"]]
+
+    advantages_of(batch, estimate, known, name="mine", function=hook(mine, "custom_advantage"))
+    ends = batch.response_lengths.cumsum()
+    counts = np.array([part.sum() for part in np.split(batch.loss_mask, ends[:-1])])
+    compared = np.where(counts > 0, batch.rewards - batch.rewards.mean(), 0.0)
+    assert seen[0]["rewards"] == pytest.approx(batch.rewards.tolist() if has_critic else compared.tolist())
+    assert seen[0]["raw_reward"] == batch.rewards.tolist()
+
+
+def test_an_advantage_that_is_not_finite_names_the_function_that_gave_it(make_batch: Make) -> None:
+    def mine(args: Any, rollout_data: dict[str, Any]) -> None:
+        rollout_data["advantages"] = [torch.full((n,), float("nan")) for n in rollout_data["response_lengths"]]
+
+    estimate = estimate_of(lambda rewards, group_ids: rewards, "grpo")
+    with pytest.raises(TrainError, match=r"step 0: advantage function 'mine\.py:f' gave a number that is not finite"):
+        advantages_of(make_batch(), estimate, Known(), name="grpo", function=hook(mine, "custom_advantage"))
 
 
 def infinite(batch: TrainBatch, advantages: Any) -> None:
