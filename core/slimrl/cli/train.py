@@ -113,7 +113,8 @@ def prepare(argv: Sequence[str]) -> Prepared:
         plugins = attempt(lambda: resolve_plugins(config, rows, parsed.plugin_options, selection, registry), problems)
         problems += plugin_problems(plugins, rows, registry, given_options(origins)) if plugins else []
         if plugins and not is_sft(config.rollout):
-            problems += check_estimator(config, advantage_traits_of(plugins.advantage))
+            slimes = {kind for kind, found in plugins.run_hooks if found.shape == "slime"}
+            problems += check_estimator(config, advantage_traits_of(plugins.advantage), slimes)
     else:
         problems.append(missing)
     if config.ckpt.hf_checkpoint is not None and (config.ckpt.hf_checkpoint / "config.json").exists():

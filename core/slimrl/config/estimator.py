@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from slimrl.config import Config, GrpoConfig
 from slimrl.config.hooks import makes_advantages
@@ -15,8 +15,11 @@ CRITIC_SETTINGS = ("critic_load", "critic_lr", "critic_lr_warmup_iters", "num_cr
 """What only a critic heeds."""
 
 
-def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
-    """Every broken rule between the configuration and the traits of its estimator, one sentence each."""
+def check_estimator(config: Config, traits: AdvantageTraits, slimes: Collection[str] = ()) -> Iterator[str]:
+    """Every broken rule between the configuration and the traits of its estimator, one sentence each.
+
+    `slimes` are the kinds of the run's functions that are of slime's shape.
+    """
     grpo, name = config.grpo, config.grpo.advantage_estimator
     makes = makes_advantages(config.rollout) or grpo.custom_advantage_function_path is not None
     makes = makes or grpo.use_opd or grpo.disable_compute_advantages_and_returns
@@ -40,6 +43,21 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
             f"--advantage-estimator {name} has no effect with --custom-reward-post-process-path {post_process}, whose "
             "numbers are the advantages"
         )
+    if function is not None:
+        yield from _advantage_function(config, traits, function, is_slime="custom_advantage" in slimes)
+    convert = config.rollout.custom_convert_samples_to_train_data_path
+    if convert is not None and "train_data_converter" in slimes:
+        makers = {
+            "--custom-advantage-function-path": function,
+            "--custom-reward-post-process-path": post_process,
+            "--advantage-estimator": None if is_default or changes_loss or traits.needs_values else name,
+        }
+        flags = [f"{flag} {value}" for flag, value in makers.items() if value is not None]
+        for flag in flags + [f"--{setting.replace('_', '-')}" for setting in _heeded(grpo, traits)]:
+            yield (
+                f"{flag} has no effect with --custom-convert-samples-to-train-data-path {convert}, whose rewards are the "
+                "advantages"
+            )
     for setting in SETTINGS:
         value = getattr(grpo, setting)
         if value != getattr(GrpoConfig(), setting) and setting not in traits.heeds:
@@ -73,6 +91,27 @@ def check_estimator(config: Config, traits: AdvantageTraits) -> Iterator[str]:
     yield from _critic(config, traits)
     if traits.needs_normalization and not grpo.normalize_advantages:
         yield f"--advantage-estimator {name} needs --normalize-advantages"
+
+
+def _heeded(grpo: GrpoConfig, traits: AdvantageTraits) -> list[str]:
+    """The estimator's settings that are given and that it reads."""
+    defaults = GrpoConfig()
+    return [name for name in SETTINGS if name in traits.heeds and getattr(grpo, name) != getattr(defaults, name)]
+
+
+def _advantage_function(config: Config, traits: AdvantageTraits, function: str, *, is_slime: bool) -> Iterator[str]:
+    """slime's is shown rewards that were compared with their group, one of ours the rewards as they are."""
+    flag = f"--custom-advantage-function-path {function}"
+    is_alone = config.rollout.n_samples_per_prompt == 1 and not config.grpo.use_opd
+    if is_slime and is_alone and traits.compares_group:
+        yield (
+            f"--n-samples-per-prompt 1 with {flag} trains nothing: the rewards that it is given are compared with their "
+            "group's mean, and a group of one is its own mean; set --n-samples-per-prompt 2 or more, or "
+            "--disable-rewards-normalization"
+        )
+    for setting in () if is_slime else _heeded(config.grpo, traits):
+        if setting.startswith("disable_"):
+            yield f"--{setting.replace('_', '-')} has no effect with {flag}, which sees rewards as they are"
 
 
 def _no_advantages(config: Config, traits: AdvantageTraits, changes_loss: bool) -> Iterator[str]:

@@ -118,6 +118,19 @@ def test_the_plan_of_a_run_with_frozen_parameters_has_no_memory_for_training_the
     assert "weights 0.50, gradients 0.11, optimizer 0.21," in outcome.stdout
 
 
+def test_a_function_is_told_to_be_slimes_by_its_parameters(
+    argv: dict[str, object], slimrl: Run, tmp_path: Path
+) -> None:
+    functions = tmp_path / "functions.py"
+    functions.write_text("def slimes(args, samples):\n    pass\n\ndef ours(batch, groups):\n    return batch\n")
+    flag = "custom_convert_samples_to_train_data_path"
+    refused = slimrl("train", "--dry-run", *words(argv, advantage_estimator="rloo", **{flag: f"{functions}:slimes"}))
+    assert (refused.code, refused.stderr.count("error: ")) == (2, 1)
+    assert "--advantage-estimator rloo has no effect with --custom-convert-samples-to-train-data-path" in refused.stderr
+    taken = slimrl("train", "--dry-run", *words(argv, advantage_estimator="rloo", **{flag: f"{functions}:ours"}))
+    assert (taken.code, taken.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("load", "added"),
     [(None, ["--load", "saved"]), ("saved", []), ("./saved", []), ("of_megatron", ["--load", "saved"])],

@@ -85,6 +85,68 @@ def test_an_advantage_function_makes_another_estimator_pointless(make_config: Ma
     assert said.startswith("--advantage-estimator rloo has no effect with --custom-advantage-function-path a.py:f")
 
 
+NO_COMPARISON = {"disable_grpo_std_normalization": True}
+
+
+@pytest.mark.parametrize(
+    ("settings", "grpo", "slimes", "said"),
+    [
+        (
+            {},
+            {"custom_advantage_function_path": "a.py:f", **NO_COMPARISON},
+            (),
+            "--disable-grpo-std-normalization has no effect with --custom-advantage-function-path a.py:f",
+        ),
+        (
+            {"custom_convert_samples_to_train_data_path": "a.py:f"},
+            NO_COMPARISON,
+            ("train_data_converter",),
+            "--disable-grpo-std-normalization has no effect with --custom-convert-samples-to-train-data-path a.py:f",
+        ),
+        (
+            {"custom_convert_samples_to_train_data_path": "a.py:f"},
+            {"kl_coef": 0.1},
+            ("train_data_converter",),
+            "--kl-coef has no effect with --custom-convert-samples-to-train-data-path a.py:f",
+        ),
+        (
+            {"custom_convert_samples_to_train_data_path": "a.py:f"},
+            {"advantage_estimator": "rloo"},
+            ("train_data_converter",),
+            "--advantage-estimator rloo has no effect with --custom-convert-samples-to-train-data-path a.py:f",
+        ),
+        (
+            {"custom_convert_samples_to_train_data_path": "a.py:f"},
+            {"custom_advantage_function_path": "b.py:f"},
+            ("train_data_converter",),
+            "--custom-advantage-function-path b.py:f has no effect with --custom-convert-samples-to-train-data-path",
+        ),
+        (
+            {"custom_convert_samples_to_train_data_path": "a.py:f", "custom_reward_post_process_path": "b.py:f"},
+            {},
+            ("train_data_converter",),
+            "--custom-reward-post-process-path b.py:f has no effect with --custom-convert-samples-to-train-data-path",
+        ),
+        (
+            {"n_samples_per_prompt": 1},
+            {"custom_advantage_function_path": "a.py:f"},
+            ("custom_advantage",),
+            "--n-samples-per-prompt 1 with --custom-advantage-function-path a.py:f trains nothing",
+        ),
+    ],
+)
+def test_what_a_function_of_one_shape_leaves_without_effect_is_refused(
+    make_config: Make, settings: dict[str, Any], grpo: dict[str, Any], slimes: tuple[str, ...], said: str
+) -> None:
+    """What has an effect beside a function of slime's shape may have none beside one of ours, and the other way."""
+    config = make_config(grpo=GrpoConfig(**grpo), **settings)
+    traits = AdvantageTraits(heeds=frozenset({"disable_grpo_std_normalization", "kl_coef"}))
+    (found,) = check_estimator(config, traits, slimes)
+    assert found.startswith(said)
+    others = {"custom_advantage", "train_data_converter"} - {*slimes}
+    assert list(check_estimator(config, traits, others)) == []
+
+
 def test_prompts_of_a_data_source_need_no_file(make_config: Make) -> None:
     assert any("--prompt-data is required" in said for said in check(make_config(prompt_data=())))
     said = check(make_config(prompt_data=(), data_source_path="a.py:f"))
