@@ -17,8 +17,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/slimrl train --config examples/arithmetic/demo.toml --hf-checkpoint "$$($(BIN)/slimrl model fetch $(MODEL))"
 
+# Two at a time: whole runs wait half of theirs.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-long: $(VENV)/.installed
 	$(BIN)/python -m pytest -m long tests/e2e
@@ -74,7 +75,7 @@ test-integrations: .venv-integrations/.installed
 	touch $@
 
 test-megatron-latest: .venv-megatron/.installed
-	.venv-megatron/bin/python -m pytest tests/unit/megatron tests/unit/sync tests/e2e --ignore tests/e2e/test_readme.py
+	.venv-megatron/bin/python -m pytest -n 2 --dist loadgroup
 
 clean:
 	rm -rf $(VENV) .venv-trl .venv-sglang .venv-integrations .venv-megatron runs

@@ -29,6 +29,15 @@ CHAT_TEMPLATE = (
 """In the manner of Qwen's."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where two test at once, whole runs go one after another beside the rest, and a file's tests stay together."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            folder = item.path.relative_to(Path(__file__).parent).parts[0]
+            item.add_marker(pytest.mark.xdist_group("e2e" if folder == "e2e" else item.path.as_posix()))
+
+
 def pytest_collection_finish() -> None:
     """Leave what thousands of tests are made of out of later garbage collections: each took a third of a second."""
     gc.collect()

@@ -166,7 +166,13 @@ def test_checkpoints_written_beside_the_steps_survive_kill_9_and_give_the_same_m
     assert (exported / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("flags", [(), ("--async-save", "--save-interval", "1")], ids=["at once", "beside the steps"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param((), id="at once"),
+        pytest.param(("--async-save", "--save-interval", "1"), id="beside the steps", marks=pytest.mark.long),
+    ],
+)
 def test_ctrl_c_saves_and_says_how_to_go_on_and_all_listened_on_loopback(
     flags: tuple[str, ...], make_job: Callable[..., object]
 ) -> None:
