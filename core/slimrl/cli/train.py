@@ -23,7 +23,7 @@ from slimrl.config.estimator import check_estimator
 from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins, parse
 from slimrl.config.hf_folder import open_hf_folder
-from slimrl.config.layout import layout_of
+from slimrl.config.layout import layout_of, recompute_of
 from slimrl.config.plan import Plan, format_plan, make_plan
 from slimrl.config.prompt_files import parse_prompt_file, parse_prompt_files
 from slimrl.config.resolve import resolve
@@ -146,7 +146,8 @@ def prepare(argv: Sequence[str]) -> Prepared:
 def layout_problems_of(config: Config, hf_config: Mapping[str, Any]) -> list[str]:
     """What the model does not allow of the trainer's layout."""
     shape = attempt(lambda: model_shape(hf_config), [])  # `check_model_flags` reports what it cannot be
-    return training_problems(shape, layout_of(config.cluster, config.perf, config.optimizer)) if shape else []
+    layout = layout_of(config.cluster, config.perf, config.optimizer)
+    return training_problems(shape, layout, recompute_of(config.perf)) if shape else []
 
 
 @dataclass

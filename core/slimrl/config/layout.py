@@ -46,6 +46,11 @@ class Layout:
         return self.world_size // self.model_size
 
     @property
+    def expert_data_size(self) -> int:
+        """Processes, or groups of them, that have the same experts."""
+        return self.world_size // (self.expert_tensor_size * self.expert_size * self.pipeline_size)
+
+    @property
     def is_single(self) -> bool:
         """Whether one process does everything."""
         return self.world_size == 1
@@ -114,7 +119,7 @@ def check_layout(cluster: ClusterConfig, perf: PerfConfig, optimizer: OptimizerC
         )
     if layout.shares_optimizer and optimizer.optimizer != "adam":
         yield f"--use-distributed-optimizer shares the state of adam; --optimizer {optimizer.optimizer} cannot have it"
-    elif layout.shares_optimizer and layout.data_size * layout.context_size <= 1:
+    elif layout.shares_optimizer and max(layout.data_size * layout.context_size, layout.expert_data_size) <= 1:
         yield f"--use-distributed-optimizer has no effect: with {processes} no two processes have the same weights"
     if perf.balance_data and layout.data_size <= 1:
         yield f"--balance-data has no effect: with {processes} all samples go to the same"
@@ -131,7 +136,8 @@ def _products(layout: Layout, nodes: int, processes: str) -> Iterator[str]:
             f"{layout.model_size}; set --actor-num-gpus-per-node {_per_node(layout.model_size, nodes)} or a multiple of it"
         )
     of_experts = layout.expert_tensor_size * layout.expert_size * layout.pipeline_size
-    if layout.expert_size > 1 and layout.world_size % of_experts:
+    has_own_layout = layout.expert_size > 1 or layout.expert_tensor_size != layout.tensor_size
+    if has_own_layout and layout.world_size % of_experts:
         yield (
             f"{processes} is not a multiple of --expert-tensor-parallel-size {layout.expert_tensor_size} x "
             f"--expert-model-parallel-size {layout.expert_size} x --pipeline-model-parallel-size "

@@ -37,7 +37,7 @@ class PerfConfig:
     expert_model_parallel_size: int = 1
     """Processes of the trainer that have other experts each, of a model with experts."""
     expert_tensor_parallel_size: int | None = None
-    """Processes of the trainer that share each matrix of an expert; only with an --expert-model-parallel-size above 1 another number than the default. Default: --tensor-model-parallel-size."""
+    """Processes of the trainer that share each matrix of an expert; 1: none do. Default: --tensor-model-parallel-size."""
     recompute_granularity: Literal["full", "selective"] | None = None
     """Compute again in the backward pass instead of keeping: whole layers, or attention alone. Less memory, more time."""
     recompute_method: Literal["uniform", "block"] | None = None

@@ -146,13 +146,18 @@ def build_chunks(
 
 
 def _mark_shared(model: PackedGpt, shape: ModelShape) -> None:
-    """Say which parameters differ between tensor-parallel ranks, for the gradient norm.
+    """Say which parameters differ between tensor-parallel ranks, for the gradient norm, and who sums their gradients.
 
-    Megatron says it only of those that it fills itself.
+    Megatron says the first only of those that it fills itself. 0.16 says of experts that are not spread that the
+    processes which share other matrices sum their gradients, also where experts are shared among others.
     """
+    place = place_of(model)
+    has_own_group = place.expert_size > 1 or place.expert_tensor_size != place.tensor_size
     parameters = dict(model.named_parameters())
-    for name, rule in local_rules(shape, place_of(model)):
+    for name, rule in local_rules(shape, place):
         parameters[name].tensor_model_parallel = rule.share is not None
+        if rule.expert is not None:
+            parameters[name].allreduce = not has_own_group
 
 
 def _vocabulary_share(shape: ModelShape) -> VocabularyShare | None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slimrl.config.flags import parse
-from slimrl.config.layout import Layout, check_layout, layout_of
+from slimrl.config.layout import Layout, Recompute, check_layout, layout_of
 from slimrl.megatron.layout_rules import training_problems
 from slimrl.megatron.shape import model_shape
 
@@ -80,6 +80,7 @@ def test_what_multiplies_out_is_taken(flags: str) -> None:
         ),
         ("--actor-num-nodes 2", "--actor-num-nodes 2 needs the --ray-address of a cluster of as many machines"),
         ("--actor-num-gpus-per-node 2 --expert-model-parallel-size 4", "= 4; set --actor-num-gpus-per-node 4"),
+        ("--actor-num-gpus-per-node 2 --expert-tensor-parallel-size 4", "= 4; set --actor-num-gpus-per-node 4"),
         ("--sequence-parallel", "no effect without a --tensor-model-parallel-size above 1"),
         ("--virtual-pipeline-model-parallel-size 2", "no effect without a --pipeline-model-parallel-size above 1"),
         ("--use-distributed-optimizer", "no two processes have the same weights"),
@@ -121,10 +122,13 @@ def test_what_the_model_does_not_allow_is_refused_with_its_numbers(layout: Layou
     assert training_problems(model_shape(LLAMA), replace(layout, **vars(Layout(2)))) == []
 
 
+@pytest.mark.parametrize("expert_size", [1, 2])
 @pytest.mark.parametrize("expert_tensor_size", [1, 2])
 @pytest.mark.parametrize("config", [EXPERTS, LATENT], ids=["experts", "latent attention"])
-def test_experts_may_be_both_spread_and_shared(config: dict[str, Any], expert_tensor_size: int) -> None:
-    spread = {"expert_size": 2, "expert_tensor_size": expert_tensor_size}
+def test_experts_may_be_both_spread_and_shared(
+    config: dict[str, Any], expert_tensor_size: int, expert_size: int
+) -> None:
+    spread = {"expert_size": expert_size, "expert_tensor_size": expert_tensor_size}
     layout = Layout(4, tensor_size=2, is_sequence_parallel=True, **spread)
     assert training_problems(model_shape(config), layout) == []
 
@@ -135,11 +139,45 @@ def test_experts_may_be_both_spread_and_shared(config: dict[str, Any], expert_te
         (Layout(3, expert_size=3), "--expert-model-parallel-size 3 does not divide the model's 4 experts"),
         (Layout(2, tensor_size=2, expert_tensor_size=2), "needs --sequence-parallel"),
         (
-            Layout(2, tensor_size=2, expert_tensor_size=1, is_sequence_parallel=True),
-            "--expert-tensor-parallel-size 1 must be --tensor-model-parallel-size 2",
+            Layout(3, expert_tensor_size=3),
+            "--expert-tensor-parallel-size 3 does not divide the model's 32 channels of an expert",
         ),
     ],
 )
 def test_what_experts_do_not_allow_is_refused(layout: Layout, said: str) -> None:
     (problem,) = training_problems(model_shape(EXPERTS), layout)
     assert said in problem
+
+
+def test_channels_of_experts_need_not_be_divided_by_those_who_share_other_matrices() -> None:
+    shape = model_shape({**EXPERTS, "moe_intermediate_size": 31})
+    layout = Layout(2, tensor_size=2, expert_tensor_size=1, is_sequence_parallel=True)
+    assert training_problems(shape, layout) == []
+    (problem,) = training_problems(shape, replace(layout, expert_tensor_size=2))
+    assert "--tensor-model-parallel-size 2 does not divide the model's 31 channels of an expert" in problem
+
+
+@pytest.mark.parametrize(("num_layers", "fits"), [(1, True), (3, True), (2, False), (4, False)])
+def test_layers_that_are_computed_again_together_divide_those_of_a_stage(num_layers: int, fits: bool) -> None:
+    layout = Layout(2, pipeline_size=2)
+    found = training_problems(model_shape(LLAMA), layout, Recompute("full", "uniform", num_layers))
+    assert (found == []) is fits
+    assert fits or "does not divide the 3 layers that are computed together" in found[0]
+    assert training_problems(model_shape(LLAMA), layout, Recompute("full", "block", num_layers)) == []
+
+
+def test_a_model_without_experts_has_none_to_share() -> None:
+    layout = Layout(2, tensor_size=2, expert_tensor_size=1)
+    assert training_problems(model_shape(LLAMA), layout) == []
+    (problem,) = training_problems(model_shape(LLAMA), Layout(2, expert_tensor_size=2))
+    assert "--expert-tensor-parallel-size 2 has no effect: the model has no experts" in problem
+
+
+def test_state_of_experts_is_shared_where_other_weights_are_on_one_process_each() -> None:
+    flags = "--actor-num-gpus-per-node 2 --tensor-model-parallel-size 2 --sequence-parallel --use-distributed-optimizer"
+    assert "no two processes have the same weights" in problems(flags)[0]
+    assert problems(flags + " --expert-tensor-parallel-size 1") == []
+    layout = Layout(2, tensor_size=2, is_sequence_parallel=True, shares_optimizer=True)
+    assert training_problems(model_shape(EXPERTS), layout) == []
+    (problem,) = training_problems(model_shape(LLAMA), layout)
+    assert "no two processes have the same weights" in problem

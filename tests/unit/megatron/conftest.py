@@ -6,6 +6,10 @@ tests import changes. The process groups are this folder's and are left at its e
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,6 +178,33 @@ class Published:
 def given_advantages(rewards: np.ndarray, group_ids: np.ndarray) -> np.ndarray:
     """The rewards themselves: a test then says what each sample's advantage is."""
     return rewards
+
+
+@pytest.fixture(scope="package")
+def launch() -> Callable[..., None]:
+    """Run a file as so many processes at once, each with a folder and its rank; where one fails the others end too."""
+
+    def run(script: str, folder: Path, size: int, *words: str) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        logs = [folder / f"log{size}-{rank}" for rank in range(size)]
+        processes = []
+        for rank, log in enumerate(logs):
+            command = [sys.executable, "-W", "ignore", script, str(folder), str(rank), *words]
+            with log.open("w") as output:
+                processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+        try:
+            end = time.monotonic() + 800
+            while any(process.poll() is None for process in processes) and time.monotonic() < end:
+                if any(process.poll() for process in processes):
+                    break  # the others wait for it
+                time.sleep(0.1)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        assert not any(process.returncode for process in processes), "\n".join(log.read_text()[-3000:] for log in logs)
+
+    return run
 
 
 @pytest.fixture(scope="package")

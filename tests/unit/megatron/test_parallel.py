@@ -7,11 +7,8 @@ this file as a script.
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,6 +100,13 @@ CASES: Mapping[int, Mapping[str, Case]] = {
         ),
         "ep2, bfloat16": Case(Layout(2, expert_size=2), model="experts", dtype="bfloat16"),
         "ep2": Case(Layout(2, expert_size=2), model="experts"),
+        "tp2 sp, whole experts": Case(Layout(2, tensor_size=2, is_sequence_parallel=True), model="experts"),
+        "tp2 sp, whole experts, distributed optimizer": Case(
+            Layout(2, tensor_size=2, is_sequence_parallel=True, shares_optimizer=True),
+            model="experts",
+            is_resumed=True,
+        ),
+        "dp2, shared experts": Case(Layout(2, expert_tensor_size=2), model="experts"),
         "pp2, a teacher": Case(Layout(2, pipeline_size=2), grpo=TAUGHT),
         "tp2 sp, adapters, a teacher": Case(
             Layout(2, tensor_size=2, is_sequence_parallel=True), grpo=TAUGHT, trained=ADAPTERS
@@ -331,29 +335,12 @@ def single(folder: Path) -> dict[Case, Trained]:
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
-def launched(request: pytest.FixtureRequest, folder: Path, single: dict[Case, Trained]) -> dict[str, list[Trained]]:
+def launched(
+    request: pytest.FixtureRequest, folder: Path, single: dict[Case, Trained], launch: Callable[..., None]
+) -> dict[str, list[Trained]]:
     """Of each case what every process reports; the weights are those of the first."""
     size = request.param
-    command = [sys.executable, "-W", "ignore", __file__, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    logs = [folder / f"log{size}-{rank}" for rank in range(size)]
-    processes = []
-    for rank, log in enumerate(logs):
-        with log.open("w") as output:
-            processes.append(
-                subprocess.Popen([*command, str(rank), str(size)], env=environment, stdout=output, stderr=output)
-            )
-    try:
-        end = time.monotonic() + 800
-        while any(process.poll() is None for process in processes) and time.monotonic() < end:
-            if any(process.poll() for process in processes):
-                break  # the others wait for it
-            time.sleep(0.1)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert not any(process.returncode for process in processes), "\n".join(log.read_text()[-3000:] for log in logs)
+    launch(__file__, folder, size, str(size))
     found = {}
     for name in CASES[size]:
         weights = torch.load(folder / f"{name}.weights")

@@ -6,11 +6,8 @@ The processes run this file as a script; one launch trains all layouts.
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +50,9 @@ CASES: Mapping[str, Case] = {
     "cp2 shared": Case(Layout(2, context_size=2, shares_optimizer=True), "pp2"),
     "vpp2": Case(Layout(2, pipeline_size=2, chunks_per_stage=2), "dp2"),
     "ep2 shared": Case(Layout(2, expert_size=2, shares_optimizer=True), "single experts", "experts"),
+    "tp2 sp, whole experts, shared": Case(
+        Layout(2, tensor_size=2, is_sequence_parallel=True, shares_optimizer=True), "ep2 shared", "experts"
+    ),
     "tp2 experts": Case(
         Layout(2, tensor_size=2, expert_tensor_size=2, is_sequence_parallel=True), "ep2 shared", "experts"
     ),
@@ -179,26 +179,11 @@ def expected(folder: Path) -> dict[str, dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def launched(folder: Path, expected: dict[str, dict[str, float]]) -> list[dict[str, dict[str, float]]]:
+def launched(
+    folder: Path, expected: dict[str, dict[str, float]], launch: Callable[..., None]
+) -> list[dict[str, dict[str, float]]]:
     """What each of the two processes reports of the step after the checkpoint that it loaded."""
-    command = [sys.executable, "-W", "ignore", __file__, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    logs = [folder / f"log{rank}" for rank in range(2)]
-    processes = []
-    for rank, log in enumerate(logs):
-        with log.open("w") as output:
-            processes.append(subprocess.Popen([*command, str(rank)], env=environment, stdout=output, stderr=output))
-    try:
-        end = time.monotonic() + 800
-        while any(process.poll() is None for process in processes) and time.monotonic() < end:
-            if any(process.poll() for process in processes):
-                break  # the other one waits for it
-            time.sleep(0.1)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert not any(process.returncode for process in processes), "\n".join(log.read_text()[-3000:] for log in logs)
+    launch(__file__, folder, 2)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
