@@ -39,7 +39,8 @@ def _loss_functions(config: Config) -> Iterator[str]:
     if grpo.loss_type == "policy_loss" and loss is not None:
         yield f"--custom-loss-function-path {loss} has no effect without --loss-type custom_loss"
     if grpo.loss_type == "custom_loss":
-        for name in POLICY_LOSS:
+        unread = POLICY_LOSS if grpo.kl_coef or not grpo.use_kl_loss else (*POLICY_LOSS, "kl_loss_type")
+        for name in unread:
             if getattr(grpo, name) != getattr(defaults, name):
                 yield f"--{name.replace('_', '-')} has no effect with --loss-type custom_loss, whose function is the loss"
     if tis is not None and not grpo.use_tis:

@@ -65,6 +65,9 @@ def test_a_custom_loss_needs_its_function_and_no_setting_of_the_policy_loss(make
     grpo = GrpoConfig(loss_type="custom_loss", custom_loss_function_path="a.py:f", eps_clip=0.1)
     (said,) = check_hooks(make_config(grpo=grpo))
     assert said == "--eps-clip has no effect with --loss-type custom_loss, whose function is the loss"
+    grpo = GrpoConfig(loss_type="custom_loss", custom_loss_function_path="a.py:f", use_kl_loss=True, kl_loss_type="k3")
+    (said,) = check_hooks(make_config(grpo=grpo))
+    assert said.startswith("--kl-loss-type has no effect with --loss-type custom_loss")
     grpo = GrpoConfig(
         loss_type="custom_loss", custom_loss_function_path="a.py:f", custom_pg_loss_reducer_function_path="b.py:f"
     )
