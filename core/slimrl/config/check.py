@@ -49,7 +49,7 @@ def check(config: Config) -> list[str]:
         *check_rm_url(config),
         *check_eval(config.eval, config.rollout.rollout_max_response_len),
         *_loss(config),
-        *check_correction(config.grpo),
+        *check_correction(config.grpo, config.rollout),
         *_optimizer(config.optimizer),
         *_perf(config),
         *check_layout(config.cluster, config.perf, config.optimizer),

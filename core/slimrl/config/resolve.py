@@ -7,6 +7,7 @@ from typing import Any
 
 from slimrl.config import Config, RolloutConfig
 from slimrl.config.batch import solve_batch
+from slimrl.config.correction import takes_engines_log_probs
 from slimrl.config.settings import build, flatten
 from slimrl.errors import ConfigError
 
@@ -51,8 +52,7 @@ def _derived(config: Config, num_prompts: int | None) -> dict[str, Any]:
         "over_sampling_batch_size": _in_flight(rollout),
         "eps_clip_high": config.grpo.eps_clip,
         "max_staleness": 1 if rollout.train_async else None,
-        "use_rollout_logprobs": (rollout.train_async or rollout.partial_rollout)
-        and not (config.grpo.use_tis or config.grpo.keep_old_actor),
+        "use_rollout_logprobs": takes_engines_log_probs(config.grpo, rollout),
     }
     if config.eval.eval_interval is not None:
         derived |= {

@@ -284,7 +284,12 @@ def test_every_number_has_a_range() -> None:
         ({"use_tis": True, "tis_reject_low": 0.5}, "have no effect without --tis-reject-level"),
         ({"use_tis": True, "use_rollout_logprobs": True}, "--use-tis has no effect with --use-rollout-logprobs"),
         ({"use_tis": True, "get_mismatch_metrics": True}, "--get-mismatch-metrics has no effect with --use-tis"),
+        (
+            {"use_tis": True, "tis_mode": "truncate", "tis_clip_low": 0.5},
+            "--tis-clip-low 0.5 has no effect with --tis-mode truncate",
+        ),
         ({"opsm_delta": 0.1}, "--opsm-delta 0.1 has no effect without --use-opsm"),
+        ({"use_opsm": True}, "--use-opsm has no effect with one optimizer step per rollout"),
         ({"use_unbiased_kl": True}, "--use-unbiased-kl has no effect without --use-kl-loss"),
         ({"eps_clip_c": 1.0}, "--eps-clip-c must be more than 1; got 1.0"),
     ],
@@ -293,6 +298,25 @@ def test_a_correction_that_would_do_nothing_is_refused(
     changes: dict[str, Any], problem: str, make_config: Make
 ) -> None:
     assert problem in " ".join(check(make_config(grpo=GrpoConfig(**changes))))
+
+
+@pytest.mark.parametrize(
+    ("settings", "grpo", "has_effect"),
+    [
+        ({"num_steps_per_rollout": 2}, {}, True),
+        ({"global_batch_size": 32}, {}, True),
+        ({}, {"use_rollout_logprobs": True}, True),
+        ({"train_async": True}, {}, True),
+        ({"train_async": True}, {"use_tis": True}, False),
+        ({"train_async": True}, {"keep_old_actor": True}, True),
+        ({"train_async": True}, {"use_rollout_logprobs": False}, False),
+    ],
+)
+def test_off_policy_masking_is_for_old_log_probs_that_are_not_the_steps_own(
+    make_config: Make, settings: dict[str, Any], grpo: dict[str, Any], has_effect: bool
+) -> None:
+    said = check(make_config(**settings, grpo=GrpoConfig(use_opsm=True, **grpo)))
+    assert [one.split(" with ")[0] for one in said] == ([] if has_effect else ["--use-opsm has no effect"])
 
 
 def test_the_kl_divergence_is_in_the_rewards_or_in_the_loss(make_config: Make) -> None:
