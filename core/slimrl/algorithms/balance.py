@@ -92,19 +92,6 @@ def equal_shares(costs: Sequence[float], num_shares: int) -> list[list[int]]:
     return [sorted(items) for _, items in heap[0][2]] if heap else [[] for _ in range(num_shares)]
 
 
-def forward_flops(
-    num_tokens: NDArray[np.int64], *, num_parameters: float, attention_width: float
-) -> NDArray[np.float64]:
-    """Floating-point operations of a causal model's forward pass over each sample, [samples].
-
-    `num_parameters`: of the matrices that a token passes (of a mixture of experts, those of the chosen experts and of
-    the router; not the embedding). `attention_width`: the sum over layers and heads of the dimensions of a key and of
-    a value. Matrices take 2 operations a parameter and token; scores and weighted sums half a square of the length.
-    """
-    length = num_tokens.astype(np.float64)
-    return 2.0 * num_parameters * length + attention_width * length**2
-
-
 def _spread_evenly(
     num_tokens: Sequence[int], cluster_ids: Sequence[int], cost: NDArray[np.float64], count: int, max_tokens: int
 ) -> list[list[int]] | None:
