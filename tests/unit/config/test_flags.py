@@ -89,6 +89,27 @@ def test_no_flag_is_listed_as_needless() -> None:
     assert not NEEDLESS.keys() & {name.replace("_", "-") for name in settings()}
 
 
+GUIDE = (
+    "actor-num-gpus-per-node actor-num-nodes adam-beta1 adam-beta2 advantage-estimator apply-chat-template "
+    "balance-data buffer-filter-path calculate-per-token-loss clip-grad context-parallel-size custom-rm-path "
+    "dynamic-sampling-filter-path entropy-coef eps-clip eps-clip-high eval-interval eval-max-response-len "
+    "eval-prompt-data eval-top-p expert-model-parallel-size expert-tensor-parallel-size global-batch-size "
+    "hf-checkpoint input-key kl-loss-coef kl-loss-type label-key load lr lr-decay-style max-tokens-per-gpu "
+    "n-samples-per-eval-prompt n-samples-per-prompt num-rollout num-steps-per-rollout optimizer "
+    "over-sampling-batch-size partial-rollout pipeline-model-parallel-size prompt-data recompute-granularity "
+    "recompute-method recompute-num-layers ref-load rm-type rollout-batch-size rollout-max-response-len "
+    "rollout-num-gpus rollout-num-gpus-per-engine rollout-shuffle rollout-temperature rollout-top-k rollout-top-p "
+    "rotary-base save save-interval sequence-parallel tensor-model-parallel-size use-dynamic-batch-size use-kl-loss "
+    "use-tis weight-decay"
+)
+"""The flags of slime's configuration guide, but for those that are refused with a reason."""
+
+
+@pytest.mark.parametrize("flag", GUIDE.split())
+def test_a_flag_of_slimes_guide_is_a_flag_here(flag: str) -> None:
+    assert flag.replace("-", "_") in settings()
+
+
 def test_only_switches_have_a_negative() -> None:
     assert problems_of("--no-lr") == ("unknown flag --no-lr",)
 
