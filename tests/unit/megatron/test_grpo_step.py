@@ -395,6 +395,37 @@ def test_engine_log_probs_are_compared_with_the_trainers(
         assert metrics["train/log_prob_abs_diff_max"] == pytest.approx(0.25, abs=1e-4)
 
 
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("perf", [PerfConfig(), PerfConfig(micro_batch_size=3)], ids=["whole", "cut"])
+def test_fine_tuning_lowers_the_mean_negative_log_likelihood(
+    per_token: bool,
+    perf: PerfConfig,
+    checkpoints: dict[str, Path],
+    make_trainer: Callable[..., MegatronTrainer],
+    make_batch: Callable[..., TrainBatch],
+) -> None:
+    batch = replace(make_batch(0), advantages=np.ones(16, np.float32), rollout_ids=np.arange(16))
+    grpo = GrpoConfig(loss_type="sft_loss", calculate_per_token_loss=per_token)
+    model = AutoModelForCausalLM.from_pretrained(checkpoints["llama"]).double()
+    losses, start = [], 0
+    for prompt, length in zip(batch.prompt_lengths.tolist(), batch.response_lengths.tolist(), strict=True):
+        ids = torch.from_numpy(batch.tokens[start : start + prompt + length].astype(np.int64))
+        log_p = model(ids[None]).logits[0, prompt - 1 : -1].log_softmax(-1).gather(-1, ids[prompt:, None])[:, 0]
+        place = len(torch.cat(losses)) if losses else 0
+        losses.append(-log_p * torch.from_numpy(batch.loss_mask[place : place + length].astype(np.float64)))
+        start += prompt + length
+    counts = [int(mask.sum()) for mask in np.split(batch.loss_mask, batch.response_lengths.cumsum()[:-1])]
+    every_token = torch.cat(losses).sum() / sum(counts)
+    means = torch.stack([loss.sum() / max(count, 1) for loss, count in zip(losses, counts, strict=True)])
+    loss = every_token if per_token else means.mean()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf"))
+    metrics = make_trainer(checkpoints["llama"], grpo=grpo, perf=perf).train(batch).metrics
+    assert metrics["train/loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert metrics["train/perplexity"] == pytest.approx(every_token.exp().item(), rel=1e-5)
+    assert metrics["train/grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
 def test_an_empty_prompt_is_refused(
     checkpoints: dict[str, Path],
     make_trainer: Callable[..., MegatronTrainer],
