@@ -57,6 +57,8 @@ TRAINING_SETTINGS: Final = frozenset(
         *("custom_convert_samples_to_train_data_path", "custom_rollout_log_function_path"),
     ]
 )
+ENGINE_SETTINGS: Final = ("device", "dtype", "num_threads", "seed", "deterministic")
+"""What an evaluation reads for the engines that it starts alone."""
 MODEL: Final = "model"
 """Where a checkpoint of slimrl holds the Hugging Face checkpoint."""
 ADAPTER: Final = "adapter"
@@ -100,7 +102,7 @@ def prepare(argv: Sequence[str]) -> Job:
     )
     *plugin_options, own = parsed.plugin_options
     assert isinstance(own, EvalCommandOptions)
-    problems = [*_training_flags(parsed.origins)]
+    problems = [*_training_flags(parsed.origins), *_engine_flags(parsed.config, parsed.origins)]
     step, model, made_of = _find_model(parsed.config, parsed.origins, problems)
     config = _without_training(parsed.config, model)
     problems += [*check_evaluation(config), *check_device(config, device_of(config.cluster))]
@@ -136,6 +138,13 @@ def _training_flags(origins: Origins) -> Iterator[str]:
             name in TRAINING_SETTINGS or (name in table and table[name].category in TRAINING_CATEGORIES)
         ):
             yield f"--{name.replace('_', '-')} has no effect in slimrl eval, which does not train"
+
+
+def _engine_flags(config: Config, origins: Origins) -> Iterator[str]:
+    """What is said of an engine that runs already; the check of all commands has the other flags of engines."""
+    for name in ENGINE_SETTINGS:
+        if config.sglang.rollout_external_engine_addrs and origins.get(name) == "flag":
+            yield f"--{name.replace('_', '-')} has no effect on engines that --rollout-external-engine-addrs names"
 
 
 def _find_model(config: Config, origins: Origins, problems: list[str]) -> tuple[int, Path | None, Path | None]:

@@ -239,6 +239,11 @@ def test_a_prompt_that_does_not_fit_is_refused_before_an_engine_starts(
         ((*DIGITS, "--eval-function-path", "x.py:f"), (), "--eval-function-path x.py:f: such a function works with"),
         ((*DIGITS, "--run-dir", "x"), (), "--run-dir has no effect in slimrl eval"),
         ((*DIGITS, "--output", "digits.jsonl/out"), (), "out cannot be made: "),
+        (
+            (*DIGITS, "--rollout-external-engine-addrs", "a:1", "--dtype", "bfloat16"),
+            (),
+            "--dtype has no effect on engines that --rollout-external-engine-addrs names",
+        ),
         ((*DIGITS, "--ckpt-step", "3"), (), "--ckpt-step 3 has no effect without --load"),
         (("--eval-config", "sets.toml"), (), "evaluation set 'a': there is no generator 'single_trun'"),
         (("--eval-prompt-data", "digits", "gone.jsonl"), (), "--eval-prompt-data digits gone.jsonl: No such file"),
