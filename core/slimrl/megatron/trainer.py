@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from slimrl.megatron import checkpoint as files
 from slimrl.megatron.advantages import Advantages, advantages_of
 from slimrl.megatron.compat import prepare_megatron
 from slimrl.megatron.contents import About, Contents, GatheredContents, Snapshot, contents_of, gathered
+from slimrl.megatron.device import be_deterministic, device_of, dtype_of
 from slimrl.megatron.distillation import Distillation
 from slimrl.megatron.functions import TrainFunctions
 from slimrl.megatron.parallel import init_parallel
@@ -95,13 +95,13 @@ class MegatronTrainer:
         self._functions = functions = functions or TrainFunctions()
         self._estimate = functions.estimate(advantage, grpo)
         self._transport = transport
-        self._device = _device(device)
-        self._dtype = _dtype(dtype, self._device)
+        self._device = device_of(device)
+        self._dtype = dtype_of(dtype, self._device)
         self._num_updates = 0
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         if deterministic:
-            _be_deterministic()
+            be_deterministic()
         config = files.read_config(self._source)
         if problems := check_model_flags(model, config):
             raise ConfigError(problems)
@@ -164,9 +164,9 @@ class MegatronTrainer:
         base = self._ckpt.ref_load or self._source
         start = checkpoint or base
         if self._trained.lora_rank is None:
-            self._load_weights(start)
+            self._shards.load_from(start)
         else:
-            self._load_weights(base)
+            self._shards.load_from(base)
             self._load_adapters(checkpoint)
         self._optimizer.weights_changed()
         self._num_updates = 0
@@ -185,9 +185,10 @@ class MegatronTrainer:
                 )
             self._optimizer.resume(checkpoint, self._num_updates)
             restore_random_state(state["random"])
+        weights = base if self._shards.adapters else start
         if self._critic is not None:
-            self._load_critic(self._critic, checkpoint, start)
-        self._load_others(base if self._shards.adapters else start)
+            self._load_critic(self._critic, checkpoint, weights)
+        self._load_others(weights)
         logger.info("loaded %s at optimizer step %d", start, self._num_updates)
 
     def train(self, batch: TrainBatch) -> TrainReport:
@@ -285,13 +286,11 @@ class MegatronTrainer:
             return None
         from slimrl.megatron.lora import peft_config
 
-        return peft_config(str(self._ckpt.ref_load or self._source), self._shape, self._trained)
+        base = files.model_folder(self._ckpt.ref_load or self._source)
+        return peft_config(str(base), self._shape, self._trained)
 
     def _learning_rate(self, update: int) -> float:
         return learning_rate(self._optimizer_config, update, self._total_steps)
-
-    def _load_weights(self, folder: Path) -> None:
-        self._shards.load_from(folder)
 
     @property
     def _lora_scale(self) -> float | None:
@@ -323,12 +322,12 @@ class MegatronTrainer:
         returns = None if found.returns is None else agreed(found.returns)
         return Advantages(batch, agreed(found.per_token), agreed(found.per_sample), returns)
 
-    def _load_critic(self, critic: Critic, checkpoint: Path | None, start: Path) -> None:
+    def _load_critic(self, critic: Critic, checkpoint: Path | None, weights: Path) -> None:
         saved = None if checkpoint is None else files.critic_of(checkpoint)
         if saved is not None:
             critic.resume(saved)
             return
-        folder = self._ckpt.critic_load or files.model_folder(start)
+        folder = self._ckpt.critic_load or files.model_folder(weights)
         critic.start_from(folder)
         logger.info("the critic starts from %s", folder)
 
@@ -344,25 +343,3 @@ class MegatronTrainer:
             self._steps.set_reference(copy_of(self._shards, reference, loaded=loaded))
         if grpo.opd_teacher_load is not None:
             self._steps.set_teacher(copy_of(self._shards, grpo.opd_teacher_load, loaded=loaded))
-
-
-def _device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda but torch finds no CUDA device; use --device cpu")
-    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
-
-
-def _dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.float32 if name == "float32" else torch.bfloat16
-
-
-def _be_deterministic() -> None:
-    # cuBLAS reads it when it is first used
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    # It would write NaN into every new tensor; nothing here reads what it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +16,7 @@ import torch
 from transformers import AutoModelForTokenClassification, LlamaConfig, LlamaForCausalLM
 
 from slimrl import AdvantageInput, Advantages, advantage_traits, gae
-from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig
+from slimrl.config import CkptConfig, GrpoConfig, ModelConfig, OptimizerConfig, PerfConfig, TrainedConfig
 from slimrl.config.layout import SINGLE, Layout
 from slimrl.errors import CheckpointError, TrainError
 from slimrl.megatron.parallel import shut_down_parallel
@@ -229,6 +228,16 @@ def test_a_checkpoint_without_a_critic_starts_one_from_its_weights(
     assert trainer.train(make_batch(1)).metrics["critic/value_mean"] == 0
 
 
+def test_adapters_without_a_critic_get_one_that_starts_from_their_base(
+    checkpoints: dict[str, Path], make_trainer: Make, tmp_path: Path
+) -> None:
+    lora = {"trained": TrainedConfig(lora_rank=2)}
+    make_trainer(checkpoints["qwen3-tied"], **lora).save(tmp_path)
+    trainer = make_trainer(checkpoints["qwen3-tied"], advantage=ppo, **lora)
+    trainer.load(tmp_path)
+    assert trainer._critic is not None
+
+
 @pytest.mark.parametrize("ckpt_format", ["safetensors", "torch_dist"])
 def test_a_critic_is_gone_on_with_where_critic_load_names_its_checkpoint(
     ckpt_format: Literal["safetensors", "torch_dist"],
@@ -301,16 +310,15 @@ def train_and_save(folder: Path, name: str, layout: Layout, rank: int) -> list[d
     return [{key: value for key, value in row.items() if key.startswith("critic/")} for row in rows]
 
 
-def test_two_processes_train_and_save_the_same_critic(make_batch: MakeBatch, tmp_path: Path) -> None:
+def test_two_processes_train_and_save_the_same_critic(
+    make_batch: MakeBatch, tmp_path: Path, launch: Callable[..., None]
+) -> None:
     shape = {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "num_key_value_heads": 2}
     LlamaForCausalLM(LlamaConfig(**shape, vocab_size=83, num_hidden_layers=4)).save_pretrained(tmp_path / "model")
     save_classifier(tmp_path / "model", tmp_path / "classifier")
     (tmp_path / "batches.pickle").write_bytes(pickle.dumps([make_batch(step) for step in range(2)]))
     expected = train_and_save(tmp_path, "single", SINGLE, 0)
-    command = [sys.executable, __file__, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    launch(__file__, tmp_path, 2)
     weights = AutoModelForTokenClassification.from_pretrained(tmp_path / "single" / "critic" / "model").state_dict()
     for rank in range(2):
         for name, rows in json.loads((tmp_path / f"{rank}.json").read_text()).items():

@@ -217,7 +217,11 @@ def test_adapters_go_on_a_model_that_was_trained_before(
     first.train(make_batch(0))
     first.save(tmp_path)
     ckpt = CkptConfig(hf_checkpoint=checkpoints["llama"], ref_load=tmp_path)
-    assert same(weights_of(make_trainer(checkpoints["llama"], ckpt=ckpt, trained=LORA)), weights_of(first))
+    adapted = make_trainer(checkpoints["llama"], ckpt=ckpt, trained=LORA)
+    assert same(weights_of(adapted), weights_of(first))
+    adapted.save_hf(tmp_path / "adapter")
+    said = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (Path(said["base_model_name_or_path"]) / "config.json").is_file()
 
 
 @pytest.mark.parametrize(
