@@ -110,7 +110,7 @@ def _advantage_function(config: Config, traits: AdvantageTraits, function: str, 
             "--disable-rewards-normalization"
         )
     for setting in () if is_slime else _heeded(config.grpo, traits):
-        if setting.startswith("disable_"):
+        if setting != "kl_coef":  # it gives the function log-probs of policy and reference
             yield f"--{setting.replace('_', '-')} has no effect with {flag}, which sees rewards as they are"
 
 

@@ -101,6 +101,12 @@ NO_COMPARISON = {"disable_grpo_std_normalization": True}
             "--disable-grpo-std-normalization has no effect with --custom-advantage-function-path a.py:f",
         ),
         (
+            {},
+            {"custom_advantage_function_path": "a.py:f", "gamma": 0.9},
+            (),
+            "--gamma has no effect with --custom-advantage-function-path a.py:f",
+        ),
+        (
             {"custom_convert_samples_to_train_data_path": "a.py:f"},
             NO_COMPARISON,
             ("train_data_converter",),
@@ -143,7 +149,7 @@ def test_what_a_function_of_one_shape_leaves_without_effect_is_refused(
 ) -> None:
     """What has an effect beside a function of slime's shape may have none beside one of ours, and the other way."""
     config = make_config(grpo=GrpoConfig(**grpo), **settings)
-    traits = AdvantageTraits(heeds=frozenset({"disable_grpo_std_normalization", "kl_coef"}))
+    traits = AdvantageTraits(heeds=frozenset({"disable_grpo_std_normalization", "kl_coef", "gamma"}))
     (found,) = check_estimator(config, traits, slimes)
     assert found.startswith(said)
     others = {"custom_advantage", "train_data_converter"} - {*slimes}
