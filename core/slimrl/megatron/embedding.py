@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimrl.megatron.logits import gradient_sum
 from slimrl.megatron.vocabulary import VocabularyShare
 
 
@@ -31,9 +32,6 @@ class _Embed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor | None]:
         tokens, weight = ctx.saved_tensors
-        # Megatron's DDP gives parameters a buffer that gradients are summed in; a gradient of the whole vocabulary,
-        # nearly all zeros, would be made apart and added to it.
-        buffer = getattr(weight, "main_grad", None)
-        total = torch.zeros_like(weight) if buffer is None else buffer
+        total, returned = gradient_sum(weight)
         total.index_add_(0, tokens, grads[0].to(total.dtype))
-        return None, total if buffer is None else None
+        return None, returned

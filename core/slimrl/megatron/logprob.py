@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from slimrl.megatron.logits import add_product, chunks, product
+from slimrl.megatron.logits import add_picked, add_product, chunks, gradient_sum, product
 from slimrl.megatron.logprob_gpu import GpuLogProbs
 from slimrl.megatron.vocabulary import VocabularyShare
 
@@ -96,11 +96,8 @@ class _LogProbs(torch.autograd.Function):
         words = _without_padding(weight, share)
         grad_picked = grads[0] / ctx.temperature
         per_row = torch.zeros_like(entropy).index_add_(0, rows, grad_picked)
-        # Megatron's DDP gives parameters a buffer that gradients are summed in; a gradient of the whole vocabulary
-        # is too large to be made apart and added.
-        buffer = getattr(weight, "main_grad", None)
-        grad_weight = torch.zeros_like(weight) if buffer is None else buffer
-        grad_words = _without_padding(grad_weight, share) if ctx.needs_input_grad[1] else None
+        grad_weight, returned = gradient_sum(weight) if ctx.needs_input_grad[1] else (None, None)
+        grad_words = None if grad_weight is None else _without_padding(grad_weight, share)
         grad_hidden = torch.empty_like(hidden)
         whole = [(0, hidden.size(0))]
         for low, high in whole if kept is not None else chunks(hidden.size(0), weight):
@@ -120,12 +117,8 @@ class _LogProbs(torch.autograd.Function):
         if share is not None:
             targets, is_here = share.find(targets)
             grad_picked = grad_picked * is_here
-        sparse = grad_picked[:, None]
-        grad_hidden.index_add_(0, rows, (weight[targets] * sparse).to(grad_hidden.dtype))
-        if grad_words is None:
-            return grad_hidden, None, None, None, None, None, None
-        grad_weight.index_add_(0, targets, (hidden[rows] * sparse).to(grad_weight.dtype))
-        return grad_hidden, grad_weight if buffer is None else None, None, None, None, None, None
+        add_picked(grad_hidden, grad_weight, hidden, weight, rows, targets, grad_picked)
+        return grad_hidden, returned, None, None, None, None, None
 
 
 def _without_padding(weight: Tensor, share: VocabularyShare | None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from slimrl.megatron.fused import logit_grads, row_sums
-from slimrl.megatron.logits import add_product, chunks, product
+from slimrl.megatron.logits import add_picked, add_product, chunks, gradient_sum, product
 
 
 class GpuLogProbs(torch.autograd.Function):
@@ -46,12 +46,7 @@ class GpuLogProbs(torch.autograd.Function):
         grad_picked = grads[0] / ctx.temperature
         per_row = torch.zeros_like(entropy).index_add_(0, rows, grad_picked)
         grad_entropy = grads[1] / ctx.temperature if ctx.entropy_has_grad else torch.zeros_like(entropy)
-        # Megatron's DDP gives parameters a buffer that gradients are summed in; a gradient of the whole vocabulary
-        # is too large to be made apart and added.
-        buffer = getattr(weight, "main_grad", None)
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.zeros_like(weight) if buffer is None else buffer
+        grad_weight, returned = gradient_sum(weight) if ctx.needs_input_grad[1] else (None, None)
         grad_hidden = torch.empty_like(hidden)
         for low, high in chunks(hidden.size(0), weight):
             logits = product(hidden[low:high], weight.t())
@@ -61,9 +56,5 @@ class GpuLogProbs(torch.autograd.Function):
             torch.mm(found, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 add_product(grad_weight, found.t(), hidden[part])
-        sparse = grad_picked[:, None]
-        grad_hidden.index_add_(0, rows, (weight[targets] * sparse).to(grad_hidden.dtype))
-        if grad_weight is None:
-            return grad_hidden, None, None, None, None, None
-        grad_weight.index_add_(0, targets, (hidden[rows] * sparse).to(grad_weight.dtype))
-        return grad_hidden, grad_weight if buffer is None else None, None, None, None, None
+        add_picked(grad_hidden, grad_weight, hidden, weight, rows, targets, grad_picked)
+        return grad_hidden, returned, None, None, None, None
