@@ -7,17 +7,16 @@ config.json, tokenizer.json, ...    what a Hugging Face checkpoint has besides i
 
 from __future__ import annotations
 
-import os
-import socket
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException, spawn
 
+from slimrl.config.layout import Layout
 from slimrl.config.megatron_folder import METADATA, RELEASE, TRACKER, tensors_folder
 from slimrl.errors import CheckpointError
 from slimrl.megatron.compat import prepare_distributed_checkpoints, prepare_megatron, without_megatron_warnings
@@ -132,21 +131,8 @@ def _start(rank: int, tensor_size: int, pipeline_size: int, store: str | None) -
     """Make Megatron usable: in this process alone, or in one of several that meet at a file."""
     prepare_megatron(CPU)
     prepare_distributed_checkpoints(CPU)
-    if store is None:
-        init_parallel(CPU, seed=0)
-        return
-    from megatron.core import parallel_state, tensor_parallel
-
-    # the ranks are on this machine
-    if interface := next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None):
-        os.environ["GLOO_SOCKET_IFNAME"] = interface
-    size = tensor_size * pipeline_size
-    meeting = distributed.FileStore(store, size)  # type: ignore[attr-defined]  # made in C++
-    distributed.init_process_group("gloo", store=meeting, rank=rank, world_size=size)
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=tensor_size, pipeline_model_parallel_size=pipeline_size
-    )
-    tensor_parallel.model_parallel_cuda_manual_seed(0)
+    sizes = {"tensor_size": tensor_size, "expert_tensor_size": tensor_size, "pipeline_size": pipeline_size}
+    init_parallel(CPU, 0, Layout(tensor_size * pipeline_size, **sizes), rank, None if store is None else Path(store))
 
 
 def _only_dtype(reader: TensorReader) -> torch.dtype:
