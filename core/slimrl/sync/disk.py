@@ -58,8 +58,8 @@ class DiskWay:
             if not is_there:
                 shutil.rmtree(target, ignore_errors=True)
             raise
-        if self._published not in (None, target):
-            shutil.rmtree(self._published)
+        for other in {*self._folder.glob("weight_v*"), *self._folder.glob(".weight_v*")} - {target}:
+            shutil.rmtree(other)  # also what a killed run left
         self._published = target
         logger.info("weight version %d reached %s in %.2f s", version, list(urls.values()), time.perf_counter() - start)
         return failed

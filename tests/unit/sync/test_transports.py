@@ -130,6 +130,8 @@ def test_disk_keeps_the_latest_checkpoint_alone_and_removes_a_refused_one(
     engine_url: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "weights"
+    for left_by_a_killed_run in ("weight_v000007", ".weight_v000008.unfinished"):
+        (folder / left_by_a_killed_run).mkdir(parents=True)
     transport = Fleet([engine_url], DiskWay(folder, tiny_checkpoint))
     for version in (1, 2):
         transport.publish(random_weights(tiny_checkpoint, seed=version).items(), version)
