@@ -21,7 +21,12 @@ MAX_LOG_RATIO = 20.0
 
 @dataclass(frozen=True)
 class CorrectionRule:
-    """How weights are made of ratios and which tokens are rejected."""
+    """How weights are made of ratios and which tokens are rejected.
+
+    The default is TIS: the token's ratio, moved into [low, high] (Yao et al. 2025, "Your efficient RL framework
+    secretly brings you off-policy RL training", https://fengyao.notion.site/off-policy-rl). With mode "mask" it is
+    IcePop: the token's ratio, zero outside of [low, high] (Ling Team 2025, arXiv:2510.18855).
+    """
 
     level: Level | None = "token"
     """None: every weight is one, and the rule only rejects."""
@@ -39,18 +44,6 @@ class CorrectionRule:
         for name, low, high in (("", self.low, self.high), ("reject_", self.reject_low, self.reject_high)):
             if not 0 <= low <= high:
                 raise ValueError(f"{name}low is {low} and {name}high is {high}; give 0 <= {name}low <= {name}high")
-
-
-def truncated_importance_sampling(low: float, high: float) -> CorrectionRule:
-    """TIS: the token's ratio, moved into [low, high] (Yao et al. 2025, "Your efficient RL framework secretly brings
-    you off-policy RL training", https://fengyao.notion.site/off-policy-rl).
-    """
-    return CorrectionRule("token", "clip", low, high)
-
-
-def icepop(low: float, high: float) -> CorrectionRule:
-    """IcePop: the token's ratio, zero outside of [low, high] (Ling Team 2025, arXiv:2510.18855)."""
-    return CorrectionRule("token", "mask", low, high)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from slimrl.algorithms.correction import (
     Level,
     correct,
     correction_metrics,
-    icepop,
-    truncated_importance_sampling,
 )
 
 LN2 = math.log(2)
@@ -78,8 +76,8 @@ LENGTHS = torch.tensor([2, 0, 1])
 @pytest.mark.parametrize(
     ("rule", "weights", "kept"),
     [
-        (truncated_importance_sampling(0.25, 2.0), [2.0, 0.5, 0.25], [True] * 3),
-        (icepop(0.5, 5.0), [4.0, 0.5, 0.0], [True] * 3),
+        (CorrectionRule("token", "clip", 0.25, 2.0), [2.0, 0.5, 0.25], [True] * 3),
+        (CorrectionRule("token", "mask", 0.5, 5.0), [4.0, 0.5, 0.0], [True] * 3),
         (CorrectionRule("token", "truncate", 0.25, 2.0), [2.0, 0.5, 0.125], [True] * 3),
         (CorrectionRule("sequence", "clip", 0.0, 9.0), [2.0, 2.0, 0.125], [True] * 3),
         (CorrectionRule("geometric", "clip", 0.0, 9.0), [2**0.5, 2**0.5, 0.125], [True] * 3),
@@ -126,7 +124,7 @@ def test_correction_equals_one_sample_at_a_time(samples: list[list[tuple[float, 
 
 
 def test_metrics_of_hand_worked_ratios() -> None:
-    found = correct(TRAIN, ROLLOUT, LENGTHS, truncated_importance_sampling(0.25, 2.0))
+    found = correct(TRAIN, ROLLOUT, LENGTHS, CorrectionRule("token", "clip", 0.25, 2.0))
     metrics = correction_metrics({name: float(value) for name, value in found.sums.items()})
     weights = [2.0, 0.5, 0.25]
     expected = {
@@ -161,7 +159,7 @@ def test_metrics_do_not_depend_on_the_cut_into_micro_batches(
 
 def test_a_band_that_is_upside_down_is_refused() -> None:
     with pytest.raises(ValueError, match=r"low is 2\.0 and high is 1\.0; give 0 <= low <= high"):
-        truncated_importance_sampling(2.0, 1.0)
+        CorrectionRule("token", "clip", 2.0, 1.0)
     with pytest.raises(ValueError, match="reject_low is -1"):
         CorrectionRule(reject_low=-1)
 
