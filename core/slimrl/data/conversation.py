@@ -86,10 +86,13 @@ class ConversationEncoder:
             if message.get("role") != "assistant":
                 continue
             prompt = self._render(messages[:place], tools, add_generation_prompt=True)
-            begin = _common(whole, prompt)
-            context = self._render(messages[:place], tools) if begin < len(prompt) else prompt
             marked = self._render([*messages[:place], _marked(message), *messages[place + 1 :]], tools)
             before, found, tail = marked.rpartition(MARK)
+            begin, context = _common(whole, prompt), prompt
+            if begin < len(prompt):
+                context = self._render(messages[:place], tools)
+                # <tool_call> begins like the <think> that a prompt may end with, and is the reply's own
+                begin = min(begin, _common(whole, before))
             end = len(whole) - len(tail)
             if not found or MARK in before or not whole.endswith(tail) or not whole.startswith(context):
                 raise DataError(

@@ -30,6 +30,12 @@ FORGETFUL = (  # shows the last message alone
 )
 
 
+MUST_THINK = (  # in the manner of QwQ: a prompt ends with the beginning of a thought, which no message shows
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+
 @pytest.fixture
 def tokenizer(byte_checkpoint: Path) -> Any:  # transformers has no types
     return load_tokenizer(byte_checkpoint)
@@ -73,6 +79,13 @@ def shown(tokenizer: Any, made: Conversation) -> str:
 )
 def test_replies_and_what_ends_them_are_trained_on(tokenizer: Any, template: str | None, expected: str) -> None:
     assert shown(tokenizer, encoded(tokenizer, TALK, template)) == expected
+
+
+def test_a_reply_that_begins_like_what_a_prompt_adds_is_whole(tokenizer: Any) -> None:
+    messages = [ASKED, {"role": "assistant", "content": "<tool_call>2"}]
+    assert shown(tokenizer, encoded(tokenizer, messages, MUST_THINK)).endswith("assistant\n[<tool_call>2<|im_end|>]")
+    thought = [ASKED, {"role": "assistant", "content": "<think>\n1</think>2"}]
+    assert shown(tokenizer, encoded(tokenizer, thought, MUST_THINK)).endswith("<think>\n[1</think>2<|im_end|>]")
 
 
 def test_what_follows_the_last_reply_is_left_out(tokenizer: Any) -> None:
