@@ -58,7 +58,10 @@ def write_pieces(folder: Path, pieces: Sequence[Piece], group: Any, objects: Seq
         index = save({}, storage_writer=FileSystemWriter(folder), planner=_planner(own, objects), process_group=group)
     except CheckpointException as error:
         reasons = "; ".join(f"process {rank}: {failure}" for rank, (failure, _) in error.failures.items())
-        raise CheckpointError(f"{folder} could not be written: {reasons}") from error
+        raise CheckpointError(
+            f"{folder} could not be written: {reasons}; make room where the disk is full, or name another folder with "
+            "--save"
+        ) from error
     if torch.distributed.get_rank(group) == 0:
         written = {str(place.relative_path) for place in index.storage_data.values()}
         if lost := sorted(name for name in written if not (folder / name).is_file()):

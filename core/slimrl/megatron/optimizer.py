@@ -155,10 +155,7 @@ class ModelOptimizer:
                     if key == MASTER and piece.key not in there:  # saved in another number format
                         continue
                     if piece.key not in there:
-                        raise CheckpointError(
-                            f"checkpoint {stored.folder} holds no {piece.key}; resume with the --optimizer it was "
-                            "saved with, or start anew without --load"
-                        )
+                        raise _lacks(stored.folder, piece.key)
                     stored.fill(piece)
                 if key != MASTER:
                     state[key] = numbers
@@ -184,10 +181,7 @@ class ModelOptimizer:
             state: dict[str, Tensor] = {}
             for key in self._keys:
                 if f"{key}/{name}" not in names:
-                    raise CheckpointError(
-                        f"checkpoint {reader.folder} holds no {key} of {name}; resume with the --optimizer it was "
-                        "saved with, or start anew without --load"
-                    )
+                    raise _lacks(reader.folder, f"{key} of {name}")
                 stored = self._shards.take_share(reader.read(f"{key}/{name}"), rule)
                 if stored.shape != parameter.shape:
                     raise CheckpointError(
@@ -278,6 +272,14 @@ class _Slot:
     def of(self, whole: Tensor) -> Tensor:
         """The part of a tensor of the parameter's size."""
         return whole if self.part is None else whole.reshape(-1)[self.part]
+
+
+def _lacks(folder: Path, what: str) -> CheckpointError:
+    """Of a checkpoint of the same optimizer."""
+    return CheckpointError(
+        f"checkpoint {folder} holds no {what}; resume with the --freeze-params-name-list, "
+        "--only-train-params-name-list and --sgd-momentum that it was saved with, or start anew without --load"
+    )
 
 
 def _has(optimizer: torch.optim.Optimizer, parameter: Tensor) -> bool:

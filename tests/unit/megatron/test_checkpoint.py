@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from slimrl.config import CkptConfig, GrpoConfig, OptimizerConfig
+from slimrl.config import CkptConfig, GrpoConfig, OptimizerConfig, TrainedConfig
 from slimrl.errors import CheckpointError
 from slimrl.megatron.random_state import random_state, restore_random_state
 from slimrl.megatron.trainer import MegatronTrainer
@@ -152,6 +152,29 @@ def test_another_optimizer_than_the_saved_one_is_refused(
     other = make_trainer(checkpoints["llama"], optimizer=OptimizerConfig(optimizer="sgd"))
     with pytest.raises(CheckpointError, match="saved with --optimizer adam, this run has sgd"):
         other.load(tmp_path)
+
+
+@pytest.mark.parametrize("ckpt_format", ["safetensors", "torch_dist"])
+@pytest.mark.parametrize("flag", ["--freeze-params-name-list", "--sgd-momentum"])
+def test_a_flag_that_leaves_the_saved_state_too_small_is_named(
+    flag: str,
+    ckpt_format: Literal["safetensors", "torch_dist"],
+    checkpoints: dict[str, Path],
+    make_trainer: Make,
+    make_batch: MakeBatch,
+    tmp_path: Path,
+) -> None:
+    sgd = OptimizerConfig(optimizer="sgd")
+    settings = {"ckpt": CkptConfig(hf_checkpoint=checkpoints["llama"], ckpt_format=ckpt_format), "optimizer": sgd}
+    other = {
+        "--freeze-params-name-list": {"trained": TrainedConfig(freeze_params_name_list=("mlp",))},
+        "--sgd-momentum": {"optimizer": replace(sgd, sgd_momentum=0.0)},
+    }
+    trainer = make_trainer(checkpoints["llama"], **{**settings, **other[flag]})
+    trainer.train(make_batch(0))
+    trainer.save(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"holds no momentum_buffer.*{flag}"):
+        make_trainer(checkpoints["llama"], **settings).load(tmp_path)
 
 
 def test_another_model_than_the_saved_one_is_refused(
