@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
@@ -113,7 +114,7 @@ def generated(sample: Sample, returned: object) -> list[Sample]:
 
 
 def misaligned(sample: Sample) -> str:
-    """What of a sample's response is not one number a token; empty where all is."""
+    """What of a sample's response is not one number a token; empty where all of it is."""
     lengths = {
         "tokens": len(sample.tokens),
         "log_probs": len(sample.log_probs),
@@ -122,7 +123,16 @@ def misaligned(sample: Sample) -> str:
     }
     if len(set(lengths.values())) > 1:
         return "with " + ", ".join(f"{length} {name}" for name, length in lengths.items())
-    return "" if set(sample.loss_mask) <= {0, 1} else "with other values than 0 and 1 in its loss_mask"
+    if not set(sample.loss_mask) <= {0, 1}:
+        return "with other values than 0 and 1 in its loss_mask"
+    return "" if _are_finite(sample.log_probs) else "with log_probs that are not all finite numbers"
+
+
+def _are_finite(numbers: list[float]) -> bool:
+    try:
+        return math.isfinite(math.fsum(numbers))
+    except (TypeError, ValueError, OverflowError):  # None, or infinities of both signs
+        return False
 
 
 def _check_aligned(one: Sample, given: Sample) -> None:

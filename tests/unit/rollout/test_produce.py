@@ -104,6 +104,8 @@ def test_a_sample_that_the_generator_itself_marks_failed_is_tried_again() -> Non
         (lambda sample: sample.log_probs.clear(), "with 1 tokens, 0 log_probs, 1 loss_mask, 1 weight_versions"),
         (lambda sample: setattr(sample, "loss_mask", [2]), "with other values than 0 and 1 in its loss_mask"),
         (lambda sample: setattr(sample, "loss_mask", [0.5]), "with other values than 0 and 1 in its loss_mask"),
+        (lambda sample: setattr(sample, "log_probs", [float("nan")]), "with log_probs that are not all finite numbers"),
+        (lambda sample: setattr(sample, "log_probs", [None]), "with log_probs that are not all finite numbers"),
     ],
 )
 def test_a_sample_whose_numbers_are_not_one_a_token_has_failed_and_moves_no_others(change: Any, said: str) -> None:
