@@ -149,7 +149,7 @@ class ModelOptimizer:
         there = stored.names()
         for pieces, slot in self._trained_pieces():
             state: dict[str, Tensor] = {}
-            for key in [MASTER] * self._is_bf16 + list(self._keys) * self._has_state:
+            for key in [MASTER, *list(self._keys) * self._has_state]:
                 numbers = slot.master.detach() if key == MASTER else torch.zeros_like(slot.master, dtype=torch.float32)
                 for piece in beside(pieces, numbers, key, start=slot.start):
                     if key == MASTER and piece.key not in there:  # saved in another number format

@@ -155,6 +155,24 @@ def test_another_optimizer_than_the_saved_one_is_refused(
 
 
 @pytest.mark.parametrize("ckpt_format", ["safetensors", "torch_dist"])
+def test_master_weights_of_bfloat16_are_the_weights_of_a_run_that_goes_on_in_float32(
+    ckpt_format: Literal["safetensors", "torch_dist"],
+    checkpoints: dict[str, Path],
+    make_trainer: Make,
+    make_batch: MakeBatch,
+    tmp_path: Path,
+) -> None:
+    settings = {"ckpt": CkptConfig(hf_checkpoint=checkpoints["llama"], ckpt_format=ckpt_format)}
+    trainer = make_trainer(checkpoints["llama"], dtype="bfloat16", **settings)
+    trainer.train(make_batch(0))
+    trainer.save(tmp_path)
+    resumed = make_trainer(checkpoints["llama"], **settings)
+    resumed.load(tmp_path)
+    masters = {name: trainer._optimizer._own(name, "master") for name in resumed._optimizer.parameters}
+    assert all(torch.equal(masters[name], weight) for name, weight in resumed._optimizer.parameters.items())
+
+
+@pytest.mark.parametrize("ckpt_format", ["safetensors", "torch_dist"])
 @pytest.mark.parametrize("flag", ["--freeze-params-name-list", "--sgd-momentum"])
 def test_a_flag_that_leaves_the_saved_state_too_small_is_named(
     flag: str,
