@@ -17,6 +17,8 @@ Level = Literal["token", "sequence", "geometric"]
 Mode = Literal["clip", "truncate", "mask"]
 """Weights outside of the band: moved to its bound, to the upper bound only, or zero."""
 MAX_LOG_RATIO = 20.0
+OF_WEIGHTS = ("weight", "weight_square", "weight_clipped", "rejected", "vetoed")
+"""Sums that say what a rule did; the others are of the log-probs alone."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def correct(log_probs: Tensor, rollout_log_probs: Tensor, lengths: Tensor, rule:
 
 
 def correction_metrics(total: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of a step from the added-up sums of its parts; empty where there were no tokens.
+    """Metrics of a step from the added-up sums of its parts, with or without those of weights; empty without tokens.
 
     With d = log-prob of the trainer - log-prob of the engine: kl is the mean of -d and k3 that of exp(d) - 1 - d, both
     KL(engine || trainer); chi2 is the mean of exp(2d) - 1 over tokens, or of the samples' products. Perplexities are
@@ -110,12 +112,15 @@ def correction_metrics(total: Mapping[str, float]) -> dict[str, float]:
         "k3": total["k3"] / tokens,
         "chi2_token": total["ratio_square"] / tokens - 1,
         "chi2_sequence": total["sequence_ratio_square"] / samples - 1,
-        "weight_mean": total["weight"] / tokens,
-        "weight_clipped_share": total["weight_clipped"] / tokens,
-        "rejected_share": total["rejected"] / tokens,
-        "vetoed_share": total["vetoed"] / tokens,
-        "ess": total["weight"] ** 2 / total["weight_square"] / tokens if total["weight_square"] else 0.0,
     }
+    if "weight" in total:
+        means |= {
+            "weight_mean": total["weight"] / tokens,
+            "weight_clipped_share": total["weight_clipped"] / tokens,
+            "rejected_share": total["rejected"] / tokens,
+            "vetoed_share": total["vetoed"] / tokens,
+            "ess": total["weight"] ** 2 / total["weight_square"] / tokens if total["weight_square"] else 0.0,
+        }
     return {f"train/correction_{name}": value for name, value in means.items()}
 
 

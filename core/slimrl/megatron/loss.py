@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slimrl.algorithms.correction import Correction, CorrectionRule, correct
+from slimrl.algorithms.correction import OF_WEIGHTS, Correction, CorrectionRule, correct
 from slimrl.algorithms.kl import kl_estimate
 from slimrl.algorithms.policy_loss import (
     PolicyLoss,
@@ -81,7 +81,8 @@ class StepLoss:
             sums["masked"] = torch.dot(weights, masked.float())
         if config.use_tis or config.get_mismatch_metrics:
             correction = self._correction(own, batch)
-            sums |= {CORRECTION + name: total for name, total in correction.sums.items()}
+            untold = () if self.tis is None else OF_WEIGHTS  # a function of the user's makes the weights
+            sums |= {CORRECTION + name: total for name, total in correction.sums.items() if name not in untold}
             if config.use_tis and self.tis is not None:
                 value, is_kept, own_metrics = custom_weights(self.tis, value, own, batch)
                 sums |= own_metrics

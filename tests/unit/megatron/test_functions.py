@@ -89,6 +89,9 @@ def test_a_weight_function_that_truncates_is_truncated_importance_sampling(train
     for function in (ours, slimes):
         report = train(GrpoConfig(use_tis=True), {"tis": function})
         assert_same(report, plain)
+        assert report.metrics["train/correction_kl"] == pytest.approx(plain.metrics["train/correction_kl"])
+        told = {name for name in report.metrics if name.startswith("train/correction_weight")}
+        assert told == set()  # slimrl's own, which would all be 1, are not those that count
     assert 0 < report.metrics["train/my_weight"] <= 2
 
 
