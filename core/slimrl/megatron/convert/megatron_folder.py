@@ -131,8 +131,13 @@ def _start(rank: int, tensor_size: int, pipeline_size: int, store: str | None) -
     """Make Megatron usable: in this process alone, or in one of several that meet at a file."""
     prepare_megatron(CPU)
     prepare_distributed_checkpoints(CPU)
-    sizes = {"tensor_size": tensor_size, "expert_tensor_size": tensor_size, "pipeline_size": pipeline_size}
-    init_parallel(CPU, 0, Layout(tensor_size * pipeline_size, **sizes), rank, None if store is None else Path(store))
+    layout = Layout(
+        tensor_size * pipeline_size,
+        tensor_size=tensor_size,
+        pipeline_size=pipeline_size,
+        expert_tensor_size=tensor_size,
+    )
+    init_parallel(CPU, 0, layout, rank, None if store is None else Path(store))
 
 
 def _only_dtype(reader: TensorReader) -> torch.dtype:
