@@ -14,7 +14,6 @@ from slimrl.cli.main import EXIT_FAILED
 from slimrl.cli.plugin_flags import check_options, load_plugins
 from slimrl.cli.reward_flags import check_scoring
 from slimrl.config import CkptConfig, Config, RolloutConfig
-from slimrl.config.hf_folder import open_hf_folder
 from slimrl.errors import UsageError
 from slimrl.registry import Kind, Options, Registry
 from slimrl.target import absolute
@@ -83,8 +82,9 @@ def _suite(reference: str, flags: CheckFlags, registry: Registry, plugin_options
         raise UsageError(f"{unused[0]} is for rewards; {reference!r} is checked as {NOUNS[kind]}")
     if kind != "generator" and flags.hf_checkpoint is not None:
         raise UsageError(f"--hf-checkpoint is for generators; {reference!r} is checked as {NOUNS[kind]}")
-    if flags.hf_checkpoint is not None:
-        open_hf_folder(flags.hf_checkpoint, "--hf-checkpoint")
+    if flags.hf_checkpoint is not None and not flags.hf_checkpoint.is_dir():  # a tokenizer alone will do
+        what = "is a file" if flags.hf_checkpoint.exists() else "does not exist"
+        raise UsageError(f"--hf-checkpoint {flags.hf_checkpoint} {what}; expected the folder of a tokenizer")
     config = Config(
         ckpt=CkptConfig(hf_checkpoint=flags.hf_checkpoint),
         rollout=RolloutConfig(reward_key=flags.reward_key, rm_url=flags.rm_url),
