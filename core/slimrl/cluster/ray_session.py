@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from slimrl.errors import UsageError
 
 OBJECT_STORE_BYTES = 256 * 2**20
+CONNECT_S = 10.0
+"""How long a cluster may take to accept a connection."""
 
 
 @contextmanager
@@ -44,8 +48,9 @@ def ray_session(address: str | None, *, num_threads: int) -> Iterator[Any]:
         )
     else:
         try:
+            _knock(address)
             ray.init(address=address, **common)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UsageError(
                 f"--ray-address {address}: no Ray cluster answers there ({error}); start one with "
                 "`ray start --head`, or leave the flag out for a private one"
@@ -54,6 +59,13 @@ def ray_session(address: str | None, *, num_threads: int) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at host:port: Ray would try again for longer than anybody waits."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.port is not None and parts.hostname:
+        socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_S).close()
 
 
 def worker_environment(num_threads: int) -> dict[str, str]:
