@@ -13,7 +13,8 @@ from slimrl.config.megatron_folder import tensors_folder
 from slimrl.config.trained import ALL_LINEAR
 from slimrl.errors import CheckpointError
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+"""One of these has the tokens; tokenizer_config.json has none."""
 ADAPTED = ("_proj", "_proj_with_mqa")
 """How the names of linear layers end."""
 MAX_HEADER_BYTES = 100_000_000
