@@ -65,20 +65,21 @@ def correct(log_probs: Tensor, rollout_log_probs: Tensor, lengths: Tensor, rule:
 
     `log_probs` are the trainer's of the weights that sampled, `rollout_log_probs` the engine's, both [tokens];
     `lengths` is [samples], and all tokens of a sample must be here. With d = log_probs - rollout_log_probs a ratio is
-    exp(d), exp(sum of d) or exp(mean of d) by level, each exponent clamped to [-20, 20] (masked importance sampling:
-    Liu et al. 2025, "When speed kills stability: demystifying RL collapse from the training-inference mismatch").
+    exp(d), exp(sum of d) or exp(mean of d) by level, of a weight with the exponent clamped to [-20, 20] (masked
+    importance sampling: Liu et al. 2025, "When speed kills stability: demystifying RL collapse from the
+    training-inference mismatch").
     The mean over a step keeps its denominator whatever is masked or rejected, so a rejection makes an update smaller
     and none of the other tokens larger.
     """
     with torch.no_grad():
         difference = log_probs - rollout_log_probs
-        raw = torch.ones_like(difference) if rule.level is None else _ratio(difference, lengths, rule.level)
+        raw = torch.ones_like(difference) if rule.level is None else _exp(_log_ratio(difference, lengths, rule.level))
         weights, is_clipped = _bounded(raw, rule)
         is_kept = torch.ones_like(difference, dtype=torch.bool)
+        # bands and veto are of ratios as they are: a bounded one is never below a small limit
         if rule.reject_level is not None:
-            ratio = _ratio(difference, lengths, rule.reject_level)
+            ratio = torch.exp(_log_ratio(difference, lengths, rule.reject_level))
             is_kept &= (ratio >= rule.reject_low) & (ratio <= rule.reject_high)
-        # of the ratio as it is: a bounded one is never below a small veto
         is_vetoed = _any_of_sample(torch.exp(difference) < rule.veto, lengths)
         is_kept &= ~is_vetoed
         weights = weights * is_kept
@@ -124,11 +125,11 @@ def correction_metrics(total: Mapping[str, float]) -> dict[str, float]:
     return {f"train/correction_{name}": value for name, value in means.items()}
 
 
-def _ratio(difference: Tensor, lengths: Tensor, level: Level) -> Tensor:
+def _log_ratio(difference: Tensor, lengths: Tensor, level: Level) -> Tensor:
     if level == "token":
-        return _exp(difference)
+        return difference
     means = sample_means(difference, lengths)
-    return spread(_exp(means if level == "geometric" else means * lengths), lengths, len(difference))
+    return spread(means if level == "geometric" else means * lengths, lengths, len(difference))
 
 
 def _exp(log_ratio: Tensor) -> Tensor:

@@ -107,6 +107,12 @@ def test_a_veto_looks_at_ratios_that_are_not_bounded() -> None:
     assert found.is_kept.tolist() == [False, False, True]
 
 
+def test_bands_look_at_ratios_that_are_not_bounded() -> None:
+    train, rollout = torch.tensor([-15.0, -15.0, -1.0, 0.0]), torch.tensor([0.0, 0.0, -2.0, -200.0])
+    rule = CorrectionRule(None, reject_level="sequence", reject_low=1e-12, reject_high=1e12)
+    assert correct(train, rollout, torch.tensor([2, 1, 1]), rule).is_kept.tolist() == [False, False, True, False]
+
+
 def test_weights_give_no_gradient() -> None:
     train = TRAIN.clone().requires_grad_()
     assert not correct(train, ROLLOUT, LENGTHS, CorrectionRule("sequence")).weights.requires_grad
