@@ -38,7 +38,7 @@ class Start:
     passed_over: tuple[str, ...] = ()
     """Why each newer checkpoint was not used."""
     weights: Path | None = None
-    """Without a checkpoint of ours: a folder of Megatron's, of which the weights alone are taken."""
+    """Without a checkpoint of ours: a folder of Megatron's or of Hugging Face, whose weights alone are taken."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,29 @@ def find_run_start(config: Config) -> Start:
         if folder is not None:
             check_whole(folder, flag)
     start = find_start(ckpt.load, ckpt.ckpt_step)
+    if ckpt.load is not None and start == Start():
+        start = _without_checkpoints(ckpt.load)
     if start.weights is not None and config.trained.lora_rank is not None:
         raise CheckpointError(
             f"--load {ckpt.load} holds weights and no adapters to go on with; train adapters on them with "
             f"--ref-load {start.weights} and no --load"
         )
     return start
+
+
+def _without_checkpoints(load: Path) -> Start:
+    """The weights of a Hugging Face folder, or nothing; raises CheckpointError where something else is meant."""
+    if latest_checkpoint(load / "checkpoints") is not None:
+        raise CheckpointError(
+            f"--load {load} is a run folder; go on with its checkpoints: --load {load / 'checkpoints'}"
+        )
+    if (load / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"--load {load} is an adapter of PEFT and no checkpoint to go on with; name the folder of the run's "
+            "checkpoints, or merge it into its model with merge_and_unload and begin with that"
+        )
+    is_model = (load / "config.json").is_file() and any(load.glob("*.safetensors"))
+    return Start(weights=load) if is_model else Start()
 
 
 def check_gpu(config: Config, device: str) -> None:

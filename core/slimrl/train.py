@@ -21,6 +21,7 @@ from slimrl.config.distillation import teacher_address
 from slimrl.config.eval_sets import eval_datasets
 from slimrl.config.flags import Origins
 from slimrl.config.layout import layout_of
+from slimrl.config.megatron_folder import tensors_folder
 from slimrl.config.plan import Plan
 from slimrl.config.prompt_files import parse_prompt_file
 from slimrl.config.toml import to_toml
@@ -140,7 +141,8 @@ def resume_warnings(start: Start, run: RunDir, plugins: PluginSet) -> Iterator[t
     for reason in start.passed_over:
         yield "checkpoint_damaged", f"{reason}; going on from {start.checkpoint}"
     if start.weights is not None:
-        yield "megatron_weights", f"{start.weights} is of Megatron: its weights alone are taken, training starts anew"
+        kind = "Megatron" if tensors_folder(start.weights) is not None else "Hugging Face"
+        yield "weights_alone", f"{start.weights} is of {kind}: its weights alone are taken, training starts anew"
     lock = start.checkpoint and start.checkpoint / run.plugins_lock.name
     if lock and lock.exists():
         saved = {(row["kind"], row["reference"]): row["sha256"] for row in json.loads(lock.read_text())}

@@ -36,6 +36,27 @@ def test_a_damaged_checkpoint_to_begin_with_is_refused(flag: str, tmp_path: Path
         find_run_start(config)
 
 
+def test_weights_of_a_hugging_face_folder_are_a_start(tmp_path: Path) -> None:
+    config = Config(ckpt=CkptConfig(load=tmp_path))
+    assert find_run_start(config) == Start()
+    for name in ("config.json", "model-00001-of-00002.safetensors"):
+        (tmp_path / name).touch()
+    assert find_run_start(config) == Start(weights=tmp_path)
+    with new_checkpoint(tmp_path, 3, tmp_path):
+        pass
+    assert find_run_start(config).step == 3
+
+
+def test_a_run_folder_or_an_adapter_is_no_folder_of_checkpoints_to_begin_anew_in(tmp_path: Path) -> None:
+    with new_checkpoint(tmp_path / "run" / "checkpoints", 3, tmp_path / "run"):
+        pass
+    with pytest.raises(CheckpointError, match=r"run is a run folder; .*--load .*/run/checkpoints$"):
+        find_run_start(Config(ckpt=CkptConfig(load=tmp_path / "run")))
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(CheckpointError, match="is an adapter of PEFT and no checkpoint to go on with"):
+        find_run_start(Config(ckpt=CkptConfig(load=tmp_path)))
+
+
 def test_weights_of_megatron_are_a_start_but_not_of_adapters(megatron: Path) -> None:
     config = Config(ckpt=CkptConfig(load=megatron))
     start = find_run_start(config)

@@ -19,12 +19,12 @@ SIZES: Final = (
 
 
 def check_other_weights(ckpt: CkptConfig, hf_config: Mapping[str, Any]) -> Iterator[str]:
-    """Why --ref-load or --critic-load is no model of the size that the policy's HF config describes."""
+    """Why --load, --ref-load or --critic-load is no model of the size that the policy's HF config describes."""
     try:
         policy = model_shape(hf_config)
     except ConfigError:
         return  # reported with the policy
-    for flag, folder in (("--ref-load", ckpt.ref_load), ("--critic-load", ckpt.critic_load)):
+    for flag, folder in (("--load", ckpt.load), ("--ref-load", ckpt.ref_load), ("--critic-load", ckpt.critic_load)):
         found = None if folder is None else _described(folder)
         if found is None:
             continue

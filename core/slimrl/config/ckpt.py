@@ -18,7 +18,7 @@ class CkptConfig:
     critic_load: Path | None = None
     """First weights of the critic (HF folder, or a checkpoint of slimrl: its critic's if it has one, or of Megatron). Default: those that the policy starts from."""
     load: Path | None = None
-    """Folder of checkpoints to resume from; usually the same as --save. Of a folder of Megatron (or slime) the weights alone are taken. Where it holds none, training starts from --ref-load or --hf-checkpoint."""
+    """Folder of checkpoints to resume from; usually the same as --save. Of a folder of Megatron (or slime), or of Hugging Face, the weights alone are taken. Where it holds none, training starts from --ref-load or --hf-checkpoint."""
     save: Path | None = None
     """Folder that checkpoints are written to. Default: checkpoints/ in the run folder."""
     save_interval: int | None = None

@@ -29,7 +29,7 @@ def folder_of(path: Path, **changes: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("flag", ["ref_load", "critic_load"])
+@pytest.mark.parametrize("flag", ["load", "ref_load", "critic_load"])
 @pytest.mark.parametrize("inner", ["", "model"])
 def test_weights_of_another_size_are_named_with_the_numbers(flag: str, inner: str, tmp_path: Path) -> None:
     folder_of(tmp_path / "other" / inner, num_hidden_layers=3, vocab_size=101)
