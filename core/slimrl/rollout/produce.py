@@ -105,16 +105,17 @@ def generated(sample: Sample, returned: object) -> list[Sample]:
         raise ValueError("the generator returned no sample, or the same one twice")
     if returned[0].prompt_tokens != sample.prompt_tokens:
         raise ValueError("the first sample that the generator returned is not of the prompt that it was given")
+    for one in returned:
+        _check_aligned(one, sample)
     first_id = sample.sample_id
     for place, one in enumerate(returned):
         one.group_id, one.rollout_id, one.sample_id = sample.group_id, sample.rollout_id, first_id + place * SIBLING
         one.seed = sample.seed
-        _check_aligned(one, sample)
     return list(returned)
 
 
 def misaligned(sample: Sample) -> str:
-    """What of a sample's response is not one number a token; empty where all of it is."""
+    """What of a sample's response is not one number a token, or has no prompt before it; empty where all is well."""
     lengths = {
         "tokens": len(sample.tokens),
         "log_probs": len(sample.log_probs),
@@ -125,7 +126,9 @@ def misaligned(sample: Sample) -> str:
         return "with " + ", ".join(f"{length} {name}" for name, length in lengths.items())
     if not set(sample.loss_mask) <= {0, 1}:
         return "with other values than 0 and 1 in its loss_mask"
-    return "" if _are_finite(sample.log_probs) else "with log_probs that are not all finite numbers"
+    if not _are_finite(sample.log_probs):
+        return "with log_probs that are not all finite numbers"
+    return "without prompt tokens" if sample.tokens and not sample.prompt_tokens else ""
 
 
 def _are_finite(numbers: list[float]) -> bool:

@@ -67,6 +67,15 @@ def test_siblings_count_as_one_rollout_in_the_loss() -> None:
         assert weights[rollout_of_token == rollout].sum().item() == pytest.approx(0.5)
 
 
+def test_a_sibling_without_a_prompt_is_a_failure_of_its_rollout() -> None:
+    async def without(sample: Sample, sampling: SamplingParams, engine: Any) -> Sample | list[Sample]:
+        return [finish(sample, 1), finish(pending(99, ()), 2)] if sample.sample_id == 4 else finish(sample, 2)
+
+    group = produced(without)
+    assert [(s.status, len(s.tokens)) for s in group] == [(Status.FAILED, 0), (Status.COMPLETED, 2)]
+    assert group.samples[0].reason.endswith("without prompt tokens")
+
+
 def test_siblings_are_stored_in_the_run_folder(tmp_path: Path) -> None:
     path = write_rollout(tmp_path, 0, [produced(fan_out)], {})
     table = pq.read_table(path).to_pydict()
