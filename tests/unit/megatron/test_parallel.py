@@ -30,7 +30,7 @@ from slimrl.types import TrainBatch
 
 WATCHED = (
     *("train/loss", "train/grad_norm", "train/entropy", "train/kl_loss", "train/opd_reverse_kl"),
-    *("critic/value_loss", "critic/grad_norm"),
+    *("critic/value_loss", "critic/grad_norm", "train/correction_ess", "train/opsm_fraction"),
 )
 FULL, SELECTIVE = Recompute("full", "uniform", 1), Recompute("selective")
 STATIC = PerfConfig(micro_batch_size=3)
@@ -40,6 +40,10 @@ KL_IN_LOSS = GrpoConfig(use_kl_loss=True, kl_loss_coef=0.1, entropy_coef=0.01)
 ALL, ADAPTERS = TrainedConfig(), TrainedConfig(lora_rank=3)
 KL_IN_REWARDS = GrpoConfig(kl_coef=0.1, calculate_per_token_loss=True)
 OLD_WEIGHTS = GrpoConfig(keep_old_actor=True, entropy_coef=0.01)
+OF_SAMPLES = GrpoConfig(
+    use_tis=True, tis_level="sequence", tis_reject_level="geometric", tis_reject_high=1.0, use_opsm=True, opsm_delta=0.0
+)
+"""What is made of a sample as a whole."""
 TAUGHT = GrpoConfig(use_opd=True, opd_type="megatron", opd_teacher_load=Path("teacher"))
 
 
@@ -78,6 +82,7 @@ CASES: Mapping[int, Mapping[str, Case]] = {
         "pp2": Case(Layout(2, pipeline_size=2), perf=STATIC),
         "vpp2": Case(Layout(2, pipeline_size=2, chunks_per_stage=2), is_resumed=True),
         "cp2": Case(Layout(2, context_size=2), recompute=FULL),
+        "cp2, ratios of samples": Case(Layout(2, context_size=2), grpo=OF_SAMPLES),
         "pp2, adapters": Case(Layout(2, pipeline_size=2), trained=ADAPTERS, is_resumed=True),
         "cp2, adapters, distributed optimizer": Case(
             Layout(2, context_size=2, shares_optimizer=True), recompute=FULL, trained=ADAPTERS
