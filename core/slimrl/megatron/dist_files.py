@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ class StoredPieces:
         }
         self._places = found.storage_data
         self._last: tuple[Any, Tensor] | None = None
+        self._by_layer: dict[str, dict[tuple[int, ...] | None, list[Any]]] = {}
 
     def names(self) -> set[str]:
         """Every tensor of the checkpoint."""
@@ -111,7 +113,7 @@ class StoredPieces:
         if piece.fewest_rows is not None:
             piece.tensor.zero_()
         num_read = 0
-        for chunk in stored.chunks:
+        for chunk in self._near(piece):
             box = _common(piece, chunk)
             if box is None:
                 continue
@@ -128,6 +130,15 @@ class StoredPieces:
         if piece.fewest_rows is None:
             return size == piece.shape
         return len(size) == len(piece.shape) and size[0] >= piece.fewest_rows and size[1:] == piece.shape[1:]
+
+    def _near(self, piece: Piece) -> Sequence[Any]:
+        """The stored boxes of the piece's layer and expert: a model has tens of thousands of boxes under one key."""
+        if piece.key not in self._by_layer:
+            found = self._by_layer[piece.key] = defaultdict(list)
+            for chunk in self._tensors[piece.key].chunks:
+                found[_layer(chunk.offsets, chunk.sizes)].append(chunk)
+        place, boxes = _layer(piece.offset, piece.tensor.shape), self._by_layer[piece.key]
+        return self._tensors[piece.key].chunks if place is None else [*boxes.get(place, ()), *boxes.get(None, ())]
 
     def _read(self, key: str, chunk: Any) -> Tensor:
         from torch.distributed.checkpoint.metadata import MetadataIndex
@@ -159,6 +170,11 @@ def _stored_part(piece: Piece, size: Sequence[int]) -> list[int]:
     """How long a piece is along each axis without what lies beyond the stored tensor."""
     axes = zip(piece.offset, piece.tensor.shape, size, strict=True)
     return [max(min(at + length, end) - at, 0) for at, length, end in axes]
+
+
+def _layer(offset: Sequence[int], size: Sequence[int]) -> tuple[int, ...] | None:
+    """Where a box is along the axes before a matrix's, of layer and expert; None where it is longer there than one."""
+    return tuple(offset[:-2]) if all(length == 1 for length in size[:-2]) else None
 
 
 def _common(piece: Piece, chunk: Any) -> list[tuple[int, int]] | None:

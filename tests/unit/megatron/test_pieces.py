@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorProperties, TensorStorageMetadata
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from slimrl.cli.convert import main as convert
@@ -83,6 +84,51 @@ def test_pieces_are_read_in_other_boxes_than_they_were_written(tmp_path: Path, g
         stored.fill(piece("w", (8, 4), (0, 0), padded))
     with pytest.raises(CheckpointError, match="lacks v"):
         stored.fill(piece("v", (8, 4), (0, 0), padded))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_box_of_layers_of_experts_is_read_from_any_others(data: st.DataObject) -> None:
+    """Written as matrices of one expert, as several experts together, or as both."""
+    whole = torch.randn(3, 4, 5, 2)
+    chunks = []
+    for layer in range(3):
+        low = 0
+        while low < 4:
+            high = data.draw(st.integers(low + 1, 4))
+            chunks.append((slice(layer, layer + 1), slice(low, high), slice(0, 5), slice(0, 2)))
+            low = high
+    stored = StoredPieces.__new__(StoredPieces)
+    stored.folder, stored._by_layer = Path("memory"), {}
+    boxes = [
+        ChunkStorageMetadata(
+            torch.Size([part.start for part in chunk]), torch.Size([part.stop - part.start for part in chunk])
+        )
+        for chunk in chunks
+    ]
+    stored._tensors = {"w": TensorStorageMetadata(TensorProperties(), whole.shape, boxes)}
+    stored._read = lambda key, box: whole[chunks[boxes.index(box)]]  # type: ignore[method-assign]
+    starts = [data.draw(st.integers(0, size - 1)) for size in whole.shape]
+    ends = [data.draw(st.integers(start + 1, size)) for start, size in zip(starts, whole.shape, strict=True)]
+    part = tuple(map(slice, starts, ends))
+    target = torch.empty_like(whole[part])
+    stored.fill(piece("w", tuple(whole.shape), tuple(starts), target))
+    assert torch.equal(target, whole[part])
+
+
+def test_of_many_boxes_only_those_of_the_same_expert_are_looked_at(tmp_path: Path, group: Any) -> None:
+    pieces = [
+        piece("w", (4, 8, 6, 2), (layer, expert, row, 0), torch.full((1, 1, 3, 2), float(8 * layer + expert)))
+        for layer in range(4)
+        for expert in range(8)
+        for row in (0, 3)
+    ]
+    write_pieces(tmp_path, pieces, group)
+    stored = StoredPieces(tmp_path)
+    assert {len(stored._near(one)) for one in pieces} == {2}
+    target = torch.empty(1, 1, 2, 2)
+    stored.fill(piece("w", (4, 8, 6, 2), (3, 5, 2, 0), target))
+    assert (target == 29).all()
 
 
 def test_rows_that_no_file_holds_are_no_padding(tmp_path: Path, group: Any) -> None:
