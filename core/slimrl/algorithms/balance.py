@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +12,6 @@ from slimrl.algorithms.packing import cluster_units, plan_micro_batches
 
 MAX_PASSED = 32
 """Micro-batches that have no room and are passed over for one that has, before an even spread is given up."""
-
-
-@dataclass(frozen=True)
-class RankPlan:
-    """The micro-batches of one optimizer step, each a list of sample indices, ascending; every sample is in one."""
-
-    micro_batches: list[list[list[int]]]
-    """[ranks][micro-batches][samples]; all ranks have the same number of micro-batches, empty ones come last.
-
-    One is empty only where the step has fewer samples than micro-batches are needed. Such a rank still has to make
-    the pass, over any token with weight 0, because the other ranks wait for it in collective operations.
-    """
-    over_long: list[int]
-    """Samples with more tokens than a micro-batch may have; each is alone in one."""
 
 
 def plan_ranks(
@@ -39,8 +24,12 @@ def plan_ranks(
     max_tokens: int | None = None,
     balance: bool = False,
     costs: Sequence[float] | None = None,
-) -> RankPlan:
+) -> list[list[list[int]]]:
     """Cut a step's samples into micro-batches (see `plan_micro_batches`) and deal them out to ranks.
+
+    Returns [ranks][micro-batches][samples]; samples are indices, ascending, each in one micro-batch. One is empty only
+    where the step has fewer samples than micro-batches are needed; it comes last. Such a rank still has to make the
+    pass, over any token with weight 0, because the other ranks wait for it in collective operations.
 
     Every rank gets the same number of them, a multiple of `multiple` (what an interleaved pipeline needs); where the
     number has to be raised the largest are halved. Without `balance` they are dealt out in turn. With it samples are
@@ -61,9 +50,7 @@ def plan_ranks(
         shares = equal_shares([float(cost[batch].sum()) for batch in batches], num_ranks)
     else:
         shares = [list(range(rank, count, num_ranks)) for rank in range(num_ranks)]
-    micro_batches = [sorted((batches[i] for i in share), key=lambda batch: (not batch, batch)) for share in shares]
-    over_long = [] if max_tokens is None else [i for i, size in enumerate(num_tokens) if size > max_tokens]
-    return RankPlan(micro_batches, over_long)
+    return [sorted((batches[i] for i in share), key=lambda batch: (not batch, batch)) for share in shares]
 
 
 def equal_shares(costs: Sequence[float], num_shares: int) -> list[list[int]]:

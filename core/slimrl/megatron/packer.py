@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -50,13 +50,16 @@ class Packer:
         """The same of passes that only compute log-probs or values: without gradients more tokens fit."""
         return self._packs(samples, group_ids, chosen, self._log_probs)
 
+    def num_over_long(self, samples: Iterable[TrainedSample]) -> int:
+        """Samples with more tokens than a pass with gradients may have; each gets one to itself."""
+        most = self._most_tokens(self._training)
+        return 0 if most is None else sum(len(sample.inputs) > most for sample in samples)
+
     def _packs(
         self, samples: Sequence[TrainedSample], group_ids: NDArray[np.int64], chosen: Sequence[int], limits: Limits
     ) -> list[Pack]:
         lengths, groups = [len(samples[i].inputs) for i in chosen], group_ids[list(chosen)].tolist()
-        layout, (max_samples, max_tokens) = self._parallel.layout, limits
-        # each of the processes that share a micro-batch has its part of the tokens
-        tokens = None if max_tokens is None else max_tokens * layout.context_size
+        layout, max_samples, tokens = self._parallel.layout, limits[0], self._most_tokens(limits)
         if layout.data_size == layout.chunks_per_stage == 1:
             plan = plan_micro_batches(lengths, groups, max_samples=max_samples, max_tokens=tokens)
         else:
@@ -69,7 +72,7 @@ class Packer:
                 max_tokens=tokens,
                 balance=self._perf.balance_data,
                 costs=self._costs(lengths) if self._perf.balance_by_flops else None,
-            ).micro_batches[self._parallel.data_rank]
+            )[self._parallel.data_rank]
         return [
             build_pack(
                 [samples[chosen[place]] for place in places],
@@ -79,6 +82,11 @@ class Packer:
             )
             for places in plan
         ]
+
+    def _most_tokens(self, limits: Limits) -> int | None:
+        """Of a pass; each of the processes that share one has its part of the tokens."""
+        _, max_tokens = limits
+        return None if max_tokens is None else max_tokens * self._parallel.layout.context_size
 
     def _costs(self, lengths: Sequence[int]) -> list[float]:
         """Operations of each sample's forward pass."""

@@ -152,13 +152,14 @@ class RolloutSteps:
         passes = ("perf/train_log_probs_s", "perf/train_forward_backward_s", "perf/train_optimizer_s")
         own = {**passes_of(steps), "perf/train_model_cpu_s": sum(timer.cpu_seconds[name] for name in passes)}
         counts = {name: sum(one[name] for one in self._parallel.gather(own)) for name in own}
-        speed = self._speed(samples, steps, timer.seconds["perf/train_forward_backward_s"])
+        computed = [samples[i] for step in steps for i in step.computed]
+        counts["train/num_over_long_samples"] = float(self._packer.num_over_long(computed))
+        speed = self._speed(computed, timer.seconds["perf/train_forward_backward_s"])
         metrics = {**first, **summarise(per_step), **counts, **samples_of(steps), **timer.seconds, **speed}
         return metrics, advantages.per_sample
 
-    def _speed(self, samples: Sequence[TrainedSample], steps: Sequence[Step], seconds: float) -> dict[str, float]:
+    def _speed(self, trained: Sequence[TrainedSample], seconds: float) -> dict[str, float]:
         """Of the forward and backward passes; a sample counts in full, also where it shares them with another."""
-        trained = [samples[i] for step in steps for i in step.computed]
         lengths = [len(sample.inputs) for sample in trained]
         num_outputs = sum(len(sample.targets) for sample in trained)
         flops = 3 * forward_flops(self._shape, lengths, num_outputs=num_outputs)  # a backward pass is two forward ones

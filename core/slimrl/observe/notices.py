@@ -115,6 +115,13 @@ RULES: Final = (
         "{value:.0%} of the responses are cut off; raise --rollout-max-response-len or make short answers pay",
     ),
     Rule(
+        "over_long_samples",
+        _metric("train/num_over_long_samples"),
+        0.0,
+        "{value:.0f} samples have more tokens than a micro-batch may have and are trained alone, which may take more "
+        "memory than there is; raise --max-tokens-per-gpu or lower --rollout-max-response-len",
+    ),
+    Rule(
         "entropy_collapse",
         _metric("train/entropy"),
         0.1,

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimrl.algorithms.balance import RankPlan, equal_shares, plan_ranks
+from slimrl.algorithms.balance import equal_shares, plan_ranks
 from slimrl.algorithms.packing import plan_micro_batches
 
 sizes_and_clusters = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 4)), max_size=40)
 
 
-def costs_of(plan: RankPlan, costs: list[float]) -> list[float]:
-    return [sum(costs[i] for batch in rank for i in batch) for rank in plan.micro_batches]
+def costs_of(plan: list[list[list[int]]], costs: list[float]) -> list[float]:
+    return [sum(costs[i] for batch in rank for i in batch) for rank in plan]
 
 
 @given(
@@ -36,15 +36,14 @@ def test_ranks_share_all_samples_in_equally_many_micro_batches_within_the_limit(
     plan = plan_ranks(
         sizes, clusters, num_ranks=num_ranks, multiple=multiple, max_tokens=limit, balance=balance, costs=costs
     )
-    batches = [batch for rank in plan.micro_batches for batch in rank]
+    batches = [batch for rank in plan for batch in rank]
     assert sorted(i for batch in batches for i in batch) == list(range(len(samples)))
     assert all(sum(sizes[i] for i in batch) <= limit or len(batch) == 1 for batch in batches)
-    (count,) = {len(rank) for rank in plan.micro_batches}
-    assert len(plan.micro_batches) == num_ranks and count % multiple == 0
+    (count,) = {len(rank) for rank in plan}
+    assert len(plan) == num_ranks and count % multiple == 0
     assert sum(not batch for batch in batches) == max(len(batches) - len(samples), 0)
     at_least = len(plan_micro_batches(sizes, clusters, max_tokens=limit))
     assert at_least <= len(batches) < at_least + num_ranks * multiple
-    assert plan.over_long == [i for i, size in enumerate(sizes) if size > limit]
 
 
 @given(sizes_and_clusters, st.integers(1, 6), st.integers(1, 4), st.booleans())
@@ -53,21 +52,21 @@ def test_micro_batches_by_samples_are_no_larger_than_told(
 ) -> None:
     sizes, clusters = [s for s, _ in samples], [c for _, c in samples]
     plan = plan_ranks(sizes, clusters, num_ranks=num_ranks, max_samples=limit, balance=balance)
-    batches = [batch for rank in plan.micro_batches for batch in rank]
+    batches = [batch for rank in plan for batch in rank]
     assert sorted(i for batch in batches for i in batch) == list(range(len(samples)))
     assert all(len(batch) <= limit for batch in batches)
-    assert len({len(rank) for rank in plan.micro_batches}) == 1 and plan.over_long == []
+    assert len({len(rank) for rank in plan}) == 1
 
 
 def test_without_balance_micro_batches_are_dealt_out_in_turn() -> None:
     plan = plan_ranks([1] * 8, [0] * 8, num_ranks=2, max_samples=2)
-    assert plan.micro_batches == [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
+    assert plan == [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
 
 
 def test_a_rank_without_samples_gets_an_empty_micro_batch() -> None:
     plan = plan_ranks([5, 5, 5], [0, 1, 2], num_ranks=4, max_tokens=10, balance=True)
-    assert sorted(plan.micro_batches) == [[[]], [[0]], [[1]], [[2]]]
-    assert plan_ranks([], [], num_ranks=2, max_tokens=10).micro_batches == [[], []]
+    assert sorted(plan) == [[[]], [[0]], [[1]], [[2]]]
+    assert plan_ranks([], [], num_ranks=2, max_tokens=10) == [[], []]
 
 
 def test_samples_are_spread_where_first_fit_would_leave_a_rank_nearly_idle() -> None:
@@ -80,16 +79,12 @@ def test_groups_stay_together_when_micro_batches_are_spread_and_halved() -> None
     clusters = [0, 0, 1, 1, 2, 2, 3, 3]
     for balance in (False, True):
         plan = plan_ranks([3] * 8, clusters, num_ranks=4, max_tokens=12, balance=balance)
-        assert sorted(plan.micro_batches) == [[[0, 1]], [[2, 3]], [[4, 5]], [[6, 7]]]
+        assert sorted(plan) == [[[0, 1]], [[2, 3]], [[4, 5]], [[6, 7]]]
 
 
 def test_balance_is_by_cost_where_costs_are_given() -> None:
     plan = plan_ranks([8, 4, 4, 4], [0, 1, 2, 3], num_ranks=2, max_tokens=16, balance=True, costs=[64, 16, 16, 16])
-    assert sorted(plan.micro_batches) == [[[0]], [[1, 2, 3]]]
-
-
-def test_over_long_samples_are_named() -> None:
-    assert plan_ranks([3, 99, 3], [0, 0, 0], num_ranks=1, max_tokens=10).over_long == [1]
+    assert sorted(plan) == [[[0]], [[1, 2, 3]]]
 
 
 @given(st.lists(st.integers(0, 30), min_size=6, max_size=6), st.sampled_from((1, 2, 3, 6)))
@@ -125,4 +120,3 @@ def test_thousands_of_samples_are_planned_evenly_in_a_tenth_of_a_second(num_rank
     assert min(spent) < 0.1
     loads = costs_of(plan, costs)
     assert max(loads) < 1.06 * sum(loads) / num_ranks
-    assert len(plan.over_long) == (lengths > 8192).sum()

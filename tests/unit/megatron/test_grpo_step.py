@@ -264,6 +264,21 @@ def test_log_prob_passes_may_be_larger_and_give_the_same(
     compare(make_trainer, checkpoints["llama"], [make_batch(0)], grpo=grpo, num_steps=2, perf=perf)
 
 
+def test_samples_that_no_micro_batch_has_room_for_are_counted(
+    checkpoints: dict[str, Path],
+    make_trainer: Callable[..., MegatronTrainer],
+    make_batch: Callable[..., TrainBatch],
+) -> None:
+    from slimrl.megatron.micro_batch import trained_samples  # imports Megatron, which trainers here prepare first
+
+    batch = make_batch(0)
+    lengths = [len(sample.inputs) for sample in trained_samples(batch) if len(sample.targets)]
+    for limit in (min(lengths) - 1, sorted(lengths)[4], max(lengths)):
+        perf = PerfConfig(use_dynamic_batch_size=True, max_tokens_per_gpu=limit)
+        metrics = make_trainer(checkpoints["llama"], grpo=GrpoConfig(entropy_coef=0.1), perf=perf).train(batch).metrics
+        assert metrics["train/num_over_long_samples"] == sum(length > limit for length in lengths)
+
+
 @pytest.mark.parametrize("family", ["llama-tied", "qwen2", "qwen3-tied"])
 def test_other_families_equal_the_slow_version(
     family: str,

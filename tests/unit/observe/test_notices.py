@@ -20,6 +20,7 @@ CALM = {
     "rollout/reward_mean_unfiltered": 0.5,
     "rollout/response_len_mean": 100.0,
     "rollout/truncated_ratio": 0.1,
+    "train/num_over_long_samples": 0.0,
     "train/entropy": 0.5,
     "train/log_prob_abs_diff": 0.01,
     "train/ppo_kl": 0.001,
@@ -34,6 +35,7 @@ ASTRAY: dict[str, list[dict[str, float]]] = {
     "length_collapse": [{"rollout/response_len_mean": 29.0}],
     "length_explosion": [{"rollout/response_len_mean": 301.0}],
     "truncation": [{"rollout/truncated_ratio": 0.4}],
+    "over_long_samples": [{"train/num_over_long_samples": 1.0}],
     "entropy_collapse": [{"train/entropy": 0.04}],
 }
 
