@@ -44,7 +44,10 @@ def combined(children: st.SearchStrategy[Written]) -> st.SearchStrategy[Written]
         | two.filter(lambda p: p[1][1] != 0).map(
             lambda p: written(rf"\frac{{{p[0][0]}}}{{{p[1][0]}}}", p[0][1] / p[1][1])
         )
-        | children.map(lambda c: written(f"({c[0]})^2", c[1] ** 2))
+        # squares of squares have thousands of digits
+        | children.filter(lambda c: max(abs(c[1].numerator), c[1].denominator) < 10**20).map(
+            lambda c: written(f"({c[0]})^2", c[1] ** 2)
+        )
         | children.map(lambda c: written(f"\\left|{c[0]}\\right|", abs(c[1])))
         | children.map(lambda c: written(rf"\sqrt{{({c[0]})^{{2}}}}", abs(c[1])))
     )
