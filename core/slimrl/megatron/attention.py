@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -122,22 +122,47 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no 
             key, value = key.index_select(0, packed.keys), value.index_select(0, packed.keys)
         if packed.bounds is not None and _has_flash(query, value):
             return _flash(query, key, value, packed, self.softmax_scale).flatten(1)
-        queries = query.split_with_sizes(packed.row_sizes)
-        keys, values = key.split_with_sizes(packed.key_sizes), value.split_with_sizes(packed.key_sizes)
+        runs = _runs(packed)
+        queries = query.split_with_sizes([run.count * run.num_rows for run in runs])
+        key_sizes = [run.count * run.num_keys for run in runs]
+        keys, values = key.split_with_sizes(key_sizes), value.split_with_sizes(key_sizes)
         has_groups = query.size(1) != key.size(1)
         outputs = [
             F.scaled_dot_product_attention(
-                q.transpose(0, 1)[None],
-                k.transpose(0, 1)[None],
-                v.transpose(0, 1)[None],
-                attn_mask=_behind_context(q.size(0), k.size(0), q.device) if mask is None else mask,
-                is_causal=mask is None and q.size(0) == k.size(0),
+                q.unflatten(0, (run.count, run.num_rows)).transpose(1, 2),
+                k.unflatten(0, (run.count, run.num_keys)).transpose(1, 2),
+                v.unflatten(0, (run.count, run.num_keys)).transpose(1, 2),
+                attn_mask=_behind_context(run.num_rows, run.num_keys, q.device) if run.mask is None else run.mask,
+                is_causal=run.mask is None and run.num_rows == run.num_keys,
                 scale=self.softmax_scale,
                 enable_gqa=has_groups,
-            )[0].transpose(0, 1)
-            for q, k, v, mask in zip(queries, keys, values, packed.masks, strict=True)
+            )
+            .transpose(1, 2)
+            .flatten(0, 1)
+            for q, k, v, run in zip(queries, keys, values, runs, strict=True)
         ]
-        return torch.cat(outputs).flatten(1)
+        return (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).flatten(1)
+
+
+class _Run(NamedTuple):
+    """Segments that come one after the other and are of one size: one call attends in all of them."""
+
+    count: int
+    num_rows: int
+    num_keys: int
+    mask: Tensor | None
+    """Of a segment that has one: it is a run of its own."""
+
+
+def _runs(packed: PackedSegments) -> list[_Run]:
+    runs: list[_Run] = []
+    for num_rows, num_keys, mask in zip(packed.row_sizes, packed.key_sizes, packed.masks, strict=True):
+        last = runs[-1] if runs else None
+        if last and mask is None is last.mask and (last.num_rows, last.num_keys) == (num_rows, num_keys):
+            runs[-1] = last._replace(count=last.count + 1)
+        else:
+            runs.append(_Run(1, num_rows, num_keys, mask))
+    return runs
 
 
 def _behind_context(num_rows: int, num_keys: int, device: torch.device) -> Tensor | None:

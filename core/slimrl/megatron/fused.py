@@ -89,8 +89,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, is_interleaved: bool) -> Tensor:
         result: Tensor = kernels.rotate(x, cos, sin, is_interleaved)
         return result
     num_rotary = 2 * cos.size(-1)
-    rotary = x[..., :num_rotary].float()
-    first, second = (rotary[..., ::2], rotary[..., 1::2]) if is_interleaved else rotary.chunk(2, -1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    both = torch.stack(turned, -1).flatten(-2) if is_interleaved else torch.cat(turned, -1)
-    return torch.cat((both.to(x.dtype), x[..., num_rotary:]), -1)
+    turned = torch.empty_like(x, memory_format=torch.contiguous_format)
+    (first, second), (to_first, to_second) = (_pairs(one[..., :num_rotary], is_interleaved) for one in (x, turned))
+    first, second = first.float(), second.float()
+    to_first.copy_(torch.addcmul(first * cos, second, sin, value=-1))
+    to_second.copy_(torch.addcmul(second * cos, first, sin))
+    turned[..., num_rotary:] = x[..., num_rotary:]
+    return turned
+
+
+def _pairs(x: Tensor, is_interleaved: bool) -> tuple[Tensor, Tensor]:
+    if is_interleaved:
+        return x[..., ::2], x[..., 1::2]
+    first, second = x.chunk(2, dim=-1)
+    return first, second

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from slimrl.algorithms.prefix_trie import PrefixTrie, build_trie
@@ -35,6 +35,7 @@ def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, trie: Pre
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=6), st.booleans())
+@example([[0, 1, 2], [2, 1, 0], [1, 1, 1], [0], [1, 2]], False)  # runs of one size are one call
 @settings(max_examples=60)
 def test_either_cut_attends_to_a_tokens_ancestors(sequences: list[list[int]], share: bool) -> None:
     from slimrl.megatron.attention import PackedAttention, packed_segments
