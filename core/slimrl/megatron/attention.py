@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,15 +123,15 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no 
         if packed.bounds is not None and _has_flash(query, value):
             return _flash(query, key, value, packed, self.softmax_scale).flatten(1)
         runs = _runs(packed)
-        queries = query.split_with_sizes([run.count * run.num_rows for run in runs])
-        key_sizes = [run.count * run.num_keys for run in runs]
+        queries = query.split_with_sizes([run.num_segments * run.num_rows for run in runs])
+        key_sizes = [run.num_segments * run.num_keys for run in runs]
         keys, values = key.split_with_sizes(key_sizes), value.split_with_sizes(key_sizes)
         has_groups = query.size(1) != key.size(1)
         outputs = [
             F.scaled_dot_product_attention(
-                q.unflatten(0, (run.count, run.num_rows)).transpose(1, 2),
-                k.unflatten(0, (run.count, run.num_keys)).transpose(1, 2),
-                v.unflatten(0, (run.count, run.num_keys)).transpose(1, 2),
+                q.view(run.num_segments, run.num_rows, *q.shape[1:]).transpose(1, 2),
+                k.view(run.num_segments, run.num_keys, *k.shape[1:]).transpose(1, 2),
+                v.view(run.num_segments, run.num_keys, *v.shape[1:]).transpose(1, 2),
                 attn_mask=_behind_context(run.num_rows, run.num_keys, q.device) if run.mask is None else run.mask,
                 is_causal=run.mask is None and run.num_rows == run.num_keys,
                 scale=self.softmax_scale,
@@ -144,10 +144,11 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no 
         return (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).flatten(1)
 
 
-class _Run(NamedTuple):
+@dataclass(frozen=True)
+class _Run:
     """Segments that come one after the other and are of one size: one call attends in all of them."""
 
-    count: int
+    num_segments: int
     num_rows: int
     num_keys: int
     mask: Tensor | None
@@ -159,7 +160,7 @@ def _runs(packed: PackedSegments) -> list[_Run]:
     for num_rows, num_keys, mask in zip(packed.row_sizes, packed.key_sizes, packed.masks, strict=True):
         last = runs[-1] if runs else None
         if last and mask is None is last.mask and (last.num_rows, last.num_keys) == (num_rows, num_keys):
-            runs[-1] = last._replace(count=last.count + 1)
+            runs[-1] = replace(last, num_segments=last.num_segments + 1)
         else:
             runs.append(_Run(1, num_rows, num_keys, mask))
     return runs
